@@ -13,9 +13,8 @@ import httpx
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 from aiosmtpd.controller import Controller
-from prometheus_client.parser import text_string_to_metric_families
 
-from refold.alerts.metrics import METRICS
+from support.metrics import check_metrics
 from support.system import free_port
 from support.up import Up, until
 
@@ -121,23 +120,6 @@ def history_of_alert(up):
         return client.get(f"/v1/alerts/{item['id']}/history").json()["items"]
 
 
-def check_metrics(up):
-    """Compare the metrics that rules may name with those of the services; some appear with several stores only."""
-    exposed = {}
-    for endpoint in ("http", "probe"):
-        text = httpx.get(f"{up.endpoints()[endpoint]}/metrics", trust_env=False).text
-        for family in text_string_to_metric_families(text):
-            name = family.name + ("_total" if family.type == "counter" else "")
-            labels = {label for sample in family.samples for label in sample.labels} - {"le"}
-            exposed.setdefault(name, (family.type, set()))[1].update(labels)
-    others = {name for name in METRICS if name.startswith(("refold_store_", "refold_alert_"))} | {"up"}
-    exposed = {name: found for name, found in exposed.items() if not name.endswith("_created")}
-    assert set(exposed) == set(METRICS) - others
-    for name, (kind, labels) in exposed.items():
-        assert METRICS[name].kind == kind
-        assert labels <= set(METRICS[name].labels), name
-
-
 async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_once(tmp_path):
     webhook, slack, mailbox, port = Hook(), Hook(), Mailbox(), free_port()
     async with AsyncExitStack() as stack:
@@ -167,7 +149,7 @@ async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_on
             await asyncio.to_thread(until, lambda: all(len(each) >= len(statuses) for each in told()))
             assert told() == [statuses] * 4
 
-        check_metrics(up)
+        check_metrics(up.endpoints()["services"], missing=["refold_store_"])
         targets = "refold_alert_targets_answering"
         await asyncio.to_thread(until, lambda: engine_metrics(up, targets) == ["3.0"])
         assert told() == [[]] * 4

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from support.metrics import check_metrics
 from support.redis_servers import RedisServer, redis_binary, valkey_binary
 from support.system import free_port
 from support.up import Up, run_refold, until
@@ -65,8 +66,7 @@ def test_each_store_has_a_projector_and_the_first_is_preferred(up, client):
     assert processes == ["projector", "projector-files", "gateway"]
     services = up.endpoints()["services"]
     assert list(services) == processes
-    for url in services.values():
-        assert httpx.get(f"{url}/metrics", trust_env=False).status_code == 200
+    check_metrics(services)
     put(client, {"n": 1})
     until(lambda: answered_by(client, {"n": 1}, "redis"))
     assert {name: store["is_projected"] for name, store in stores_of(client).items()} == {

@@ -1,11 +1,13 @@
-"""The metrics that rules may name, with their kinds and labels: those of the services, and the engine's own.
+"""The metrics that rules may name, with their kinds and labels: those of the services, and whether services answer.
 
-Used by `refold.alerts.rules`. A test compares the table with what running services expose.
+Used by `refold.alerts.rules` and `refold.alerts.samples`.
 """
 
 from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
+
+from refold.telemetry.metrics import described_metrics
 
 Kind = Literal["gauge", "counter", "histogram"]
 
@@ -25,44 +27,12 @@ class Metric(NamedTuple):
 
 METRICS: Final = {
     UP: Metric("gauge"),
-    NOTIFIER_UP: Metric("gauge", ("notifier",)),
-    "process_cpu_seconds_total": Metric("counter"),
-    "process_max_fds": Metric("gauge"),
-    "process_open_fds": Metric("gauge"),
-    "process_resident_memory_bytes": Metric("gauge"),
-    "process_start_time_seconds": Metric("gauge"),
-    "process_virtual_memory_bytes": Metric("gauge"),
-    "refold_append_seconds": Metric("histogram"),
-    "refold_cache_bytes": Metric("gauge", ("cache",)),
-    "refold_cache_hits_total": Metric("counter", ("cache",)),
-    "refold_cache_misses_total": Metric("counter", ("cache",)),
-    "refold_commit_documents": Metric("histogram"),
-    "refold_commit_events": Metric("histogram"),
-    "refold_commit_seconds": Metric("histogram"),
-    "refold_conflicts_total": Metric("counter", ("namespace", "strategy", "status")),
-    "refold_events_folded_total": Metric("counter", ("outcome",)),
-    "refold_http_request_seconds": Metric("histogram", ("route", "method", "status")),
-    "refold_http_requests_waiting": Metric("gauge"),
-    "refold_http_requests_working": Metric("gauge"),
-    "refold_lag_events": Metric("gauge", ("partition",)),
-    "refold_lag_seconds": Metric("gauge", ("partition",)),
-    "refold_live_audit_behind_total": Metric("counter"),
-    "refold_live_audits_total": Metric("counter", ("why",)),
-    "refold_live_behind_max": Metric("gauge"),
-    "refold_live_bye_total": Metric("counter", ("reason",)),
-    "refold_live_bytes_total": Metric("counter"),
-    "refold_live_connections": Metric("gauge", ("endpoint",)),
-    "refold_live_frames_total": Metric("counter"),
-    "refold_live_gaps_total": Metric("counter"),
-    "refold_live_merged_total": Metric("counter"),
-    "refold_live_pass_seconds": Metric("histogram"),
-    "refold_live_snapshots_total": Metric("counter", ("why",)),
-    "refold_live_subscriptions": Metric("gauge", ("mode",)),
-    "refold_store_breaker_closings_total": Metric("counter", ("store",)),
-    "refold_store_breaker_openings_total": Metric("counter", ("store",)),
-    "refold_store_breaker_state": Metric("gauge", ("store",)),
-    "refold_store_folded_sequence": Metric("gauge", ("store",)),
-    "refold_store_reads_total": Metric("counter", ("store",)),
+    **{
+        each["name"]: Metric(each["type"], tuple(each["labels"]))
+        for each in described_metrics()
+        # The engine does not ask itself, but it knows its notifiers.
+        if each["services"] != ["alerts"] or each["name"] == NOTIFIER_UP
+    },
 }
 
 

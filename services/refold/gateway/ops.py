@@ -16,11 +16,10 @@ from starlette.requests import Request
 from refold.core.errors import ProjectionBehind, RefoldError, TimedOut
 from refold.core.json_text import Json
 from refold.gateway.context import Context, context_of
-from refold.gateway.readiness import lag_seconds
 from refold.gateway.requests import refuse_query
 from refold.gateway.responses import JSON, Problem, Response, json_response, shown
 from refold.gateway.stores import store_views
-from refold.log import LogInfo
+from refold.log import LogInfo, lag_seconds
 
 CHECK_SECONDS: Final = 2.0
 """A part that has not answered a probe by then is not reachable."""

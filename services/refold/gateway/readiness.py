@@ -1,6 +1,6 @@
 """Decide whether the gateway is ready: how far the projection is behind the log, at start and while it runs.
 
-`refold.gateway.app` asks before each read, the routes of `refold.gateway.ops` ask for the lag.
+`refold.gateway.app` asks before each read, the readiness probe of `refold.gateway.ops` for the lag.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.types import Message, Send
 from refold.core.errors import LogUnavailable, ProjectionBehind, StoreError, StoreUnavailable
 from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency
 from refold.gateway.inflight import Waiters, deadline_in
-from refold.log import EventLog, LogInfo
+from refold.log import EventLog, lag_seconds
 from refold.telemetry.logging import get_logger
 
 LAG_HEADER: Final = "Refold-Lag-Events"
@@ -114,14 +114,6 @@ class Readiness:
                 lag_events=events,
                 lag_seconds=round(seconds, 3),
             )
-
-
-async def lag_seconds(log: EventLog, info: LogInfo, folded_sequence: int) -> float:
-    """Return the age of the first event that is not folded; 0 where all are, so that a quiet log has no lag."""
-    if folded_sequence >= info.last_sequence:
-        return 0.0
-    record = await log.get(folded_sequence + 1)
-    return 0.0 if record is None else max(0, info.time - record.time) / 1e9
 
 
 def with_lag(send: Send, readiness: Readiness) -> Send:

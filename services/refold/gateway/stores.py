@@ -81,10 +81,14 @@ class StoreCollector(Collector):
         """Yield breaker states and their changes, answers and positions, by store."""
         stores = self._sources.stores
         state = GaugeMetricFamily(
-            "refold_store_breaker_state", "0 closed, 1 half open, 2 open.", labels=["store"]
+            "refold_store_breaker_state",
+            "State of the breaker: 0 closed, 1 half open, 2 open.",
+            labels=["store"],
         )
         folded = GaugeMetricFamily(
-            "refold_store_folded_sequence", "What is known to be committed.", labels=["store"]
+            "refold_store_folded_sequence",
+            "Sequence that the store is known to have committed.",
+            labels=["store"],
         )
         for source in stores:
             state.add_metric([source.name], STATES.index(source.breaker.state))
@@ -95,7 +99,7 @@ class StoreCollector(Collector):
             ("refold_store_breaker_openings", "Times that the breaker opened."): [
                 source.breaker.openings for source in stores
             ],
-            ("refold_store_breaker_closings", "Times that it closed again."): [
+            ("refold_store_breaker_closings", "Times that the breaker closed again."): [
                 source.breaker.closings for source in stores
             ],
             ("refold_store_reads", "Reads that the store has answered."): [

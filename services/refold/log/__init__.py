@@ -101,12 +101,17 @@ Acknowledgement = Appended | Stale | Unknown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogInfo:
-    """The state of the log at its leader. `time` is the broker's clock in nanoseconds."""
+    """The state of the log at its leader. `time` is the broker's clock in nanoseconds.
+
+    `limit_bytes` bounds `bytes`; None where the stream has no bound of its own.
+    """
 
     log_id: str
     first_sequence: int
     last_sequence: int
     time: int
+    bytes: int
+    limit_bytes: int | None
 
 
 class Outline(NamedTuple):
@@ -243,6 +248,14 @@ async def end_of(log: EventLog) -> int:
     record = await log.get(last_sequence)
     place = place_of(record) if record is not None and is_open(record) else None
     return last_sequence if place is None else last_sequence - place.number
+
+
+async def lag_seconds(log: EventLog, info: LogInfo, folded_sequence: int) -> float:
+    """Return the age of the first event that is not folded; 0 where all are, so that a quiet log has no lag."""
+    if folded_sequence >= info.last_sequence:
+        return 0.0
+    record = await log.get(folded_sequence + 1)
+    return 0.0 if record is None else max(0, info.time - record.time) / 1e9
 
 
 async def whole_sequence(log: EventLog, sequence: int) -> int:

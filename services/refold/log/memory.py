@@ -66,6 +66,8 @@ class MemoryLog:
             first_sequence=1,
             last_sequence=len(self._records),
             time=self._clock(),
+            bytes=self._size_bytes,
+            limit_bytes=self._bytes_max,
         )
 
     async def append(self, publication: Publication) -> Acknowledgement:

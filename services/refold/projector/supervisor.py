@@ -6,6 +6,7 @@ Run by the service; ends only when cancelled or by a fatal error.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Final
@@ -23,7 +24,7 @@ from refold.core.errors import (
 from refold.core.fold_state import FoldState
 from refold.core.stream import PARTITIONS, Checkpoint, parse_shard
 from refold.history import check_documents, check_log
-from refold.log import COMMIT_SUBJECT, PROGRESS_SUBJECT, LogInfo
+from refold.log import COMMIT_SUBJECT, PROGRESS_SUBJECT, lag_seconds
 from refold.projector import Stage
 from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.telemetry.logging import get_logger
@@ -175,21 +176,24 @@ class Supervisor:
             await asyncio.sleep(LAG_SECONDS)
             try:
                 await loop.send_progress()
-                info = await self._ports.log.info()
-                for checkpoint in self._of_shard(await self._ports.store.checkpoints()):
-                    self._measure(info, checkpoint)
+                await self._measure()
             except (LogUnavailable, StoreUnavailable, TimedOut) as error:
                 get_logger().warning("lag_unknown", code=error.code, error=str(error))
 
     def _of_shard(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         return [each for each in checkpoints if each.partition in self._partitions]
 
-    def _measure(self, info: LogInfo, checkpoint: Checkpoint) -> None:
-        partition = str(checkpoint.partition)
-        behind = max(0, info.last_sequence - checkpoint.read_sequence)
-        seconds = max(0, info.time - checkpoint.recorded_at) / 1e9 if behind else 0.0
-        self._ports.metrics.lag_events.labels(partition=partition).set(behind)
-        self._ports.metrics.lag_seconds.labels(partition=partition).set(seconds)
+    async def _measure(self) -> None:
+        """Set the metrics of the log and of the shard's lag: its partitions are always committed together."""
+        ports, metrics = self._ports, self._ports.metrics
+        info = await ports.log.info()
+        checkpoints = self._of_shard(await ports.store.checkpoints())
+        committed = min((each.read_sequence for each in checkpoints), default=0)
+        metrics.log_last_sequence.set(info.last_sequence)
+        metrics.log_bytes.set(info.bytes)
+        metrics.log_limit_bytes.set(math.inf if info.limit_bytes is None else info.limit_bytes)
+        metrics.lag_events.labels(shard=ports.shard).set(max(0, info.last_sequence - committed))
+        metrics.lag_seconds.labels(shard=ports.shard).set(await lag_seconds(ports.log, info, committed))
 
     async def _watch_log(self) -> None:
         """Compare the log with the checkpoints again and again. Only a difference or repeated silence is an error."""

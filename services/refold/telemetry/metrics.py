@@ -1,17 +1,30 @@
 """Prometheus metrics of the services: base units, bounded labels (never a document's name).
 
-Each service creates its own in a registry of its own.
+Each service creates its own in a registry of its own; `metrics.json` describes all of them, which tests hold true.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import Final
+from functools import cache, partial
+from importlib.resources import files
+from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import orjson
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from refold.core.fold import NEWEST
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _COUNTS: Final = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
@@ -22,6 +35,59 @@ NAMESPACES_MAX: Final = 100
 
 OTHER_NAMESPACES: Final = "_other"
 """The label of the others; no namespace has this name."""
+
+LOOP_PROBE_SECONDS: Final = 0.1
+"""How often the delay of the event loop is measured."""
+
+
+@cache
+def described_metrics() -> tuple[dict[str, Any], ...]:
+    """Return what `metrics.json` says of each metric: name, type, unit, labels, services and help."""
+    content = orjson.loads(files(__package__).joinpath("metrics.json").read_bytes())
+    return tuple(content["metrics"])
+
+
+class ServiceMetrics:
+    """Metrics of a service's process: its build, CPU, memory, garbage collection and the delay of its event loop."""
+
+    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        labels = {"version": version, "fold_newest": str(NEWEST.number)}
+        build = Gauge(
+            "refold_build_info", "What runs: its version and newest fold.", list(labels), registry=registry
+        )
+        build.labels(**labels).set(1)
+        self.loop_delay_seconds = Histogram(
+            "refold_loop_delay_seconds",
+            "How much later than asked the event loop woke a timer.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+
+    async def measure_loop_delay(self) -> None:
+        """Measure again and again until cancelled."""
+        while True:
+            # uvloop's own clock stands still within a turn of the loop.
+            due = time.monotonic() + LOOP_PROBE_SECONDS
+            await asyncio.sleep(LOOP_PROBE_SECONDS)
+            self.loop_delay_seconds.observe(max(0.0, time.monotonic() - due))
+
+
+class BrokerMetrics(Collector):
+    """Metrics of the connection to NATS, as its function returns them: whether there is one, and reconnects."""
+
+    def __init__(self, registry: CollectorRegistry, connection: Callable[[], tuple[bool, int]]) -> None:
+        self._connection = connection
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask the connection."""
+        is_connected, reconnects = self._connection()
+        about = "Whether the connection to NATS is open."
+        yield GaugeMetricFamily("refold_broker_connected", about, value=float(is_connected))
+        about = "Times that the connection to NATS was opened again."
+        yield CounterMetricFamily("refold_broker_reconnects", about, value=reconnects)
 
 
 class ProjectorMetrics:
@@ -39,11 +105,15 @@ class ProjectorMetrics:
             registry=registry,
         )
         self._namespaces: set[str] = set()
-        self.lag_events = Gauge(
-            "refold_lag_events", "Events of the log not folded yet.", ["partition"], registry=registry
+        gauge = partial(Gauge, registry=registry)
+        self.lag_events = gauge("refold_lag_events", "Events of the log not committed yet.", ["shard"])
+        self.lag_seconds = gauge(
+            "refold_lag_seconds", "Age of the oldest event not committed yet.", ["shard"]
         )
-        self.lag_seconds = Gauge(
-            "refold_lag_seconds", "Age of the oldest event not folded yet.", ["partition"], registry=registry
+        self.log_last_sequence = gauge("refold_log_last_sequence", "Sequence of the log's last event.")
+        self.log_bytes = gauge("refold_log_bytes", "Bytes that the log takes.")
+        self.log_limit_bytes = gauge(
+            "refold_log_limit_bytes", "Bytes that the stream may take; +Inf where only the disk bounds it."
         )
         self.commit_seconds = Histogram(
             "refold_commit_seconds", "Time of one commit.", buckets=_SECONDS, registry=registry
@@ -84,7 +154,9 @@ class CacheMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Ask every cache."""
         hits = CounterMetricFamily("refold_cache_hits", "Reads whose state a cache had.", labels=["cache"])
-        misses = CounterMetricFamily("refold_cache_misses", "Reads whose state it lacked.", labels=["cache"])
+        misses = CounterMetricFamily(
+            "refold_cache_misses", "Reads whose state a cache lacked.", labels=["cache"]
+        )
         sizes = GaugeMetricFamily("refold_cache_bytes", "Memory that a cache takes.", labels=["cache"])
         for name, counts in self._caches.items():
             hit_count, miss_count, size = counts()

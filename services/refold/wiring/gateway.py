@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from refold import __version__
 from refold.core import json_text
@@ -44,7 +44,13 @@ from refold.projector import FOLDING
 from refold.store.layers.cached import CachedReader
 from refold.store.layers.sources import ALL_PARTITIONS, Sources
 from refold.telemetry.logging import get_logger
-from refold.telemetry.metrics import CacheMetrics, GatewayMetrics, LiveMetrics
+from refold.telemetry.metrics import (
+    BrokerMetrics,
+    CacheMetrics,
+    GatewayMetrics,
+    LiveMetrics,
+    ServiceMetrics,
+)
 from refold.wiring.gateway_stores import GatewayStores, opened_stores
 from refold.wiring.http_server import connections_max, serve
 from refold.wiring.servers import open_log
@@ -66,6 +72,7 @@ async def run(settings: Settings) -> None:
     stop, listener = stop_on_signals(), Listener.choose(settings.http)
     collect_seldom()
     async with _context(settings) as (context, feed):
+        metrics = ServiceMetrics(context.registry, __version__)
         async with asyncio.TaskGroup() as tasks:
             catching_up = tasks.create_task(context.readiness.catch_up(), name="catch-up")
             background = [
@@ -74,6 +81,7 @@ async def run(settings: Settings) -> None:
                 tasks.create_task(feed.run(), name="live-feed"),
                 tasks.create_task(context.live.run(), name="live"),
                 tasks.create_task(_release(context, stop), name="release"),
+                tasks.create_task(metrics.measure_loop_delay(), name="loop-delay"),
             ]
             # It usually takes milliseconds; then no read is refused at all.
             await asyncio.wait({catching_up}, timeout=READY_WAIT_SECONDS)
@@ -129,7 +137,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             lag_seconds_max=settings.ready_lag_seconds,
             allows_stale_reads=settings.stale_reads,
         )
-        registry = _registry(reader, sources)
+        registry = _registry(log, reader, sources)
         metrics, past = LiveMetrics(registry), Past(newest, History(newest), consistency)
         feed = Feed(notices, newest, past, consistency, metrics)
         live = _live(settings, feed, past, Backlog(log, newest), consistency, log_name(info.log_id), metrics)
@@ -163,10 +171,10 @@ def _versions(log: JetStreamLog) -> dict[str, str | None]:
     return {"refold": __version__, "nats": log.client.server_info["version"]}
 
 
-def _registry(reader: CachedReader, sources: Sources | None) -> CollectorRegistry:
-    """Return a registry with the metrics of the process, of the cache and of several stores."""
+def _registry(log: JetStreamLog, reader: CachedReader, sources: Sources | None) -> CollectorRegistry:
+    """Return a registry with the metrics of the connection to NATS, of the cache and of several stores."""
     registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
+    BrokerMetrics(registry, lambda: (log.client.is_connected, log.client.reconnects))
     CacheMetrics(registry, {"states": lambda: reader.counts})
     if sources is not None:
         registry.register(StoreCollector(sources))

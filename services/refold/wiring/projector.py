@@ -17,8 +17,9 @@ from typing import Any
 
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.nats import NatsBroker
-from prometheus_client import CollectorRegistry, ProcessCollector, make_asgi_app
+from prometheus_client import CollectorRegistry, make_asgi_app
 
+from refold import __version__
 from refold.core import json_text
 from refold.core.stream import parse_shard
 from refold.log import CONTROL_SUBJECT
@@ -28,7 +29,7 @@ from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import Supervisor, lease_of
 from refold.store.keyed import KeyedStore
-from refold.telemetry.metrics import ProjectorMetrics
+from refold.telemetry.metrics import BrokerMetrics, ProjectorMetrics, ServiceMetrics
 from refold.wiring.broker import broker_of
 from refold.wiring.http_server import serve
 from refold.wiring.servers import broker_clock, connect_to, make_log, open_log, projection_traces
@@ -43,7 +44,6 @@ async def run(settings: Settings) -> None:
     stop, listener = stop_on_signals(), Listener.choose(settings.probe)
     collect_seldom()
     registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
     async with AsyncExitStack() as stack:
         opened = await unless_stopped(stack.enter_async_context(_ports(settings, registry)), stop)
         if opened is None:
@@ -55,6 +55,9 @@ async def run(settings: Settings) -> None:
         view = partial(view_of, supervisor, store)
         service = create_service(supervisor, broker_of(url), registry, view=view, when_ended=stop.set)
         seconds = settings.http_idle_seconds
+        metrics = ServiceMetrics(registry, __version__)
+        measuring = asyncio.create_task(metrics.measure_loop_delay(), name="loop-delay")
+        stack.callback(measuring.cancel)
         async with service.start_lifespan_context():
             await serve(service, listener, name="projector", stop=stop, idle_seconds=seconds)
         supervisor.raise_if_stopped()
@@ -80,6 +83,7 @@ async def _ports(
     async with AsyncExitStack() as stack:
         log = await open_log(settings.required("nats_url"), "refold-projector")
         stack.push_async_callback(log.close)
+        BrokerMetrics(registry, lambda: (log.client.is_connected, log.client.reconnects))
         chosen, stores = projected_store(settings), store_urls(settings)
         store = await _open_store(chosen, settings, (await log.info()).log_id, is_waited_for=len(stores) > 1)
         stack.push_async_callback(store.close)

@@ -41,8 +41,11 @@ def test_the_shipped_rules_can_be_read_and_their_runbooks_exist():
             RULE.replace("lag_seconds", "lag_secs"),
             "line 3, key metric: there is no metric .* refold_lag_seconds?",
         ),
-        (RULE + 'labels = { shard = "0" }', "line 7, key labels: refold_lag_seconds has no label shard"),
-        (RULE + 'by = ["partitions"]', "line 7, key by: .* did you mean partition?"),
+        (
+            RULE + 'labels = { document = "a" }',
+            "line 7, key labels: refold_lag_seconds has no label document",
+        ),
+        (RULE + 'by = ["shards"]', "line 7, key by: .* did you mean shard?"),
         (RULE + 'take = "rate"', "line 7, key take: `rate` is taken of a counter, not of a gauge"),
         (RULE + "below = 1", "line 7, key below: give either `above` or `below`"),
         (RULE + "clear = 6", "line 7, key clear: must be on the side"),

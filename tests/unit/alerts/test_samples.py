@@ -27,13 +27,11 @@ def values_of(samples, rule, now):
 
 def test_the_worst_series_of_each_group_counts():
     rule, samples = watching('metric = "refold_lag_seconds"', 'by = ["instance"]')
-    samples.add(
-        0, GATEWAY, parse('refold_lag_seconds{partition="1"} 3\nrefold_lag_seconds{partition="2"} 7\n')
-    )
-    samples.add(0, OTHER, parse('refold_lag_seconds{partition="1"} 4\n'))
+    samples.add(0, GATEWAY, parse('refold_lag_seconds{shard="1"} 3\nrefold_lag_seconds{shard="2"} 7\n'))
+    samples.add(0, OTHER, parse('refold_lag_seconds{shard="1"} 4\n'))
     assert values_of(samples, rule, 0) == {("a:1",): 7, ("b:1",): 4}
     samples.add(5, GATEWAY, None)
-    samples.add(5, OTHER, parse('refold_lag_seconds{partition="1"} NaN\n'))
+    samples.add(5, OTHER, parse('refold_lag_seconds{shard="1"} NaN\n'))
     assert values_of(samples, rule, 5) == {}
 
 

@@ -1,32 +1,61 @@
-"""Metrics have base units and bounded labels."""
+"""Metrics have the labels of their description, base units and bounded labels."""
+
+import asyncio
+import time
+from functools import partial
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from refold.telemetry.metrics import NAMESPACES_MAX, CacheMetrics, GatewayMetrics, ProjectorMetrics
+from refold.telemetry.metrics import (
+    NAMESPACES_MAX,
+    CacheMetrics,
+    GatewayMetrics,
+    LiveMetrics,
+    ProjectorMetrics,
+    ServiceMetrics,
+    described_metrics,
+)
 
-PROMISED = {
-    ProjectorMetrics: {
-        "refold_events_folded": ["outcome"],
-        "refold_conflicts": ["namespace", "strategy", "status"],
-        "refold_lag_events": ["partition"],
-        "refold_lag_seconds": ["partition"],
-        "refold_commit_seconds": [],
-        "refold_commit_events": [],
-        "refold_commit_documents": [],
-    },
-    GatewayMetrics: {
-        "refold_append_seconds": [],
-        "refold_http_request_seconds": ["route", "method", "status"],
-    },
-}
+DESCRIBED = {each["name"]: each for each in described_metrics()}
+VERSIONED = partial(ServiceMetrics, version="1.2.3")
 
 
-@pytest.mark.parametrize("metrics", PROMISED)
-def test_every_documented_metric_exists_with_its_labels(metrics):
-    made = vars(metrics(CollectorRegistry()))
-    public = [metric for name, metric in made.items() if not name.startswith("_")]
-    assert {metric._name: list(metric._labelnames) for metric in public} == PROMISED[metrics]
+@pytest.mark.parametrize("metrics", [VERSIONED, ProjectorMetrics, GatewayMetrics, LiveMetrics])
+def test_every_metric_has_the_labels_of_its_description(metrics):
+    made = [it for it in vars(metrics(CollectorRegistry())).values() if hasattr(it, "_labelnames")]
+    assert made
+    for metric in made:
+        name = metric._name + ("_total" if metric._type == "counter" else "")
+        assert list(metric._labelnames) == DESCRIBED[name]["labels"], name
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_names_follow_the_conventions_of_prometheus(name):
+    described = DESCRIBED[name]
+    assert name.endswith("_total") == (described["type"] == "counter")
+    assert not name.endswith(("_count", "_sum", "_bucket", "_created"))
+    parts = name.removesuffix("_total").split("_")
+    assert described["unit"] == (parts[-1] if parts[-1] in {"seconds", "bytes"} else "")
+
+
+def test_the_build_is_exposed_as_labels():
+    registry = CollectorRegistry()
+    VERSIONED(registry)
+    labels = {"version": "1.2.3", "fold_newest": "2"}
+    assert registry.get_sample_value("refold_build_info", labels) == 1
+
+
+async def test_a_blocked_event_loop_is_measured():
+    registry = CollectorRegistry()
+    measuring = asyncio.create_task(VERSIONED(registry).measure_loop_delay())
+    await asyncio.sleep(0)
+    time.sleep(0.3)  # noqa: ASYNC251 - it blocks the loop.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    measuring.cancel()
+    # The timer was due 0.1 s after the block began.
+    assert registry.get_sample_value("refold_loop_delay_seconds_sum") > 0.15
 
 
 def test_the_labels_of_conflicts_are_bounded():

@@ -77,12 +77,14 @@ class JetStreamLog:
 
     async def info(self) -> LogInfo:
         info = await stream_info(self.client)
-        state = info["state"]
+        state, bytes_max = info["state"], info["config"]["max_bytes"]
         return LogInfo(
             log_id=self._log_id,
             first_sequence=state["first_seq"],
             last_sequence=state["last_seq"],
             time=parse_rfc3339(info["ts"], "ts"),
+            bytes=state["bytes"],
+            limit_bytes=bytes_max if bytes_max > 0 else None,
         )
 
     def append(self, publication: Publication) -> Coroutine[Any, Any, Acknowledgement]:
