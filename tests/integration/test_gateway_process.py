@@ -95,7 +95,7 @@ def test_port_0_selects_a_free_port_and_logs_it(system: System, tmp_path: Path) 
 async def _listening(service: Service) -> int:
     async with asyncio.timeout(READY_SECONDS):
         while True:
-            event = events(service).get("gateway_listening")
+            event = events(service).get("listening")
             if event is not None:
                 return int(str(event["port"]))
             await asyncio.sleep(0.05)

@@ -15,6 +15,7 @@ import pytest
 from refold.client import Refold
 from refold.core.errors import RefoldError
 from refold.embedded import read_endpoints, running_settings
+from support.contracts import contract
 from support.metrics import check_metrics
 from support.system import free_port
 from support.up import Up, run_refold, until
@@ -142,6 +143,22 @@ def test_a_port_in_use_is_a_clear_error(used, flag):
     assert found.returncode == 1
     assert "port_taken" in found.stderr
     assert str(port) in found.stderr
+
+
+def test_every_log_line_is_of_a_described_event_with_its_fields(up):
+    described = {each["event"]: each for each in contract("log.json")["events"]}
+    always = contract("log.json")["always"].keys()
+    lines = [
+        json.loads(line)
+        for name in ("projector.log", "gateway.log")
+        for line in (up.data / name).read_text().splitlines()
+    ]
+    assert {"listening", "projector_working", "broker_disconnected"} <= {line["event"] for line in lines}
+    for line in lines:
+        assert always <= line.keys()
+        if "library" not in line:
+            assert line.keys() - always <= {*described[line["event"]]["fields"]}, line
+            assert line["level"] in described[line["event"]]["levels"], line
 
 
 async def test_a_stop_leaves_nothing_running_and_a_restart_has_all_data(up):

@@ -43,7 +43,7 @@ async def run(settings: Settings) -> None:
         registry.register(engine)
         running = asyncio.create_task(engine.run(), name="alerts")
         running.add_done_callback(lambda _: stop.set())
-        await serve(_application(registry), Listener.choose(settings.probe), name="alerts", stop=stop)
+        await serve(_application(registry), Listener.choose(settings.probe), stop=stop)
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running

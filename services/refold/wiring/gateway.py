@@ -86,7 +86,7 @@ async def run(settings: Settings) -> None:
             # It usually takes milliseconds; then no read is refused at all.
             await asyncio.wait({catching_up}, timeout=READY_WAIT_SECONDS)
             seconds = settings.http_idle_seconds
-            await serve(Gateway(context), listener, name="gateway", stop=stop, idle_seconds=seconds)
+            await serve(Gateway(context), listener, stop=stop, idle_seconds=seconds)
             for task in background:
                 task.cancel()
         get_logger().info("gateway_stopped")

@@ -57,7 +57,7 @@ _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 async def serve(
-    app: Any, listener: Listener, *, name: str, stop: asyncio.Event, idle_seconds: float = IDLE_SECONDS
+    app: Any, listener: Listener, *, stop: asyncio.Event, idle_seconds: float = IDLE_SECONDS
 ) -> None:
     """Serve until `stop` is set, then let the requests in flight end."""
     config = Config(
@@ -76,7 +76,7 @@ async def serve(
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve([_listening_socket(listener)]), name="http")
-    get_logger().info(f"{name}_listening", host=listener.host, port=listener.port)
+    get_logger().info("listening", host=listener.host, port=listener.port)
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -59,7 +59,7 @@ async def run(settings: Settings) -> None:
         measuring = asyncio.create_task(metrics.measure_loop_delay(), name="loop-delay")
         stack.callback(measuring.cancel)
         async with service.start_lifespan_context():
-            await serve(service, listener, name="projector", stop=stop, idle_seconds=seconds)
+            await serve(service, listener, stop=stop, idle_seconds=seconds)
         supervisor.raise_if_stopped()
 
 

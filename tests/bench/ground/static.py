@@ -32,7 +32,7 @@ async def serve_static(signals: Signals, *, port: int, size: int) -> None:
             await send({"type": "http.response.body", "body": body})
 
     await signals.until_go()
-    await serve(app, Listener(HOST, port), name="static", stop=signals.stop)
+    await serve(app, Listener(HOST, port), stop=signals.stop)
 
 
 @asynccontextmanager

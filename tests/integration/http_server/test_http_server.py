@@ -168,7 +168,7 @@ async def serving() -> AsyncIterator[Serving]:
 async def started(idle_seconds: float = 30) -> AsyncIterator[Serving]:
     app, port, stop = App(), free_port(), asyncio.Event()
     server = asyncio.create_task(
-        serve(app, Listener("127.0.0.1", port), name="test", stop=stop, idle_seconds=idle_seconds)
+        serve(app, Listener("127.0.0.1", port), stop=stop, idle_seconds=idle_seconds)
     )
     async with asyncio.timeout(SECONDS):
         while True:

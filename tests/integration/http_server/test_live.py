@@ -85,7 +85,7 @@ async def served(**options: Any) -> AsyncIterator[Site]:
     url = f"http://127.0.0.1:{port}"
     async with twin(is_projecting=False, **options) as gateway:
         listener = Listener("127.0.0.1", port)
-        server = asyncio.create_task(serve(gateway.app, listener, name="test", stop=stop))
+        server = asyncio.create_task(serve(gateway.app, listener, stop=stop))
         try:
             async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SECONDS) as client:
                 await begun(client)
