@@ -32,6 +32,7 @@ HOMES = {
     "psutil": ["refold.embedded", "refold.wiring", "refold.bench", "refold.store.sqlite.schema"],
     "sqlite3": ["refold.alerts.storage", "refold.store.sqlite.pool", "refold.store.sqlite.schema"],
     "matplotlib": [],
+    "opentelemetry": ["refold.telemetry.otlp"],
     # A second opinion shares no code with the first.
     "jsonpatch": ["refold.audit.independent"],
     "json": ["refold.core.json_text", "refold.cli", "refold.audit.independent"],

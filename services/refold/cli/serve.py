@@ -52,6 +52,7 @@ HTTP: Final = (
     "live_seconds_max",
     "statement_timeout_seconds",
 )
+TRACES: Final = ("otlp_url", "trace_ratio")
 SERVERS: Final = ("nats_url", "stores", "postgres_url", "postgres_schema")
 
 
@@ -86,7 +87,16 @@ def _metavar(name: str, annotation: Any) -> str:
 
 
 UpFlags = flags(
-    "data", "stores", "nats_port", "postgres_port", "durability", *HTTP, *FOLD, "alerts", "log_level"
+    "data",
+    "stores",
+    "nats_port",
+    "postgres_port",
+    "durability",
+    *HTTP,
+    *FOLD,
+    "alerts",
+    *TRACES,
+    "log_level",
 )
 ProjectorFlags = flags(
     *SERVERS,
@@ -97,9 +107,10 @@ ProjectorFlags = flags(
     "probe",
     "shard",
     *FOLD,
+    "otlp_url",
     "log_level",
 )
-GatewayFlags = flags(*SERVERS, *HTTP, "log_level")
+GatewayFlags = flags(*SERVERS, *HTTP, *TRACES, "log_level")
 
 
 def up(settings: UpFlags) -> None:  # type: ignore[valid-type]

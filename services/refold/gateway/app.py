@@ -116,7 +116,7 @@ class Gateway:
         self.context = context
         self._access, self._readiness, self._timer = context.access, context.readiness, context.timer
         self._sources, self._consistency = context.sources, context.consistency
-        self._wait_seconds = context.wait_seconds
+        self._wait_seconds, self._tracing = context.wait_seconds, context.tracing
         self._in_flight = InFlight(context.in_flight_limits, context.registry)
         self._admitted = context.access.answering_cors(self._admit)
         self._observed = lru_cache(LABELS_MAX)(context.metrics.http_seconds.labels)
@@ -132,12 +132,15 @@ class Gateway:
                 status = message["status"]
             await send(message)
 
+        trace = None if self._tracing is None else self._tracing.begin(scope)
         started = self._timer()
         try:
             refusal = self._access.refusal(scope)
             await (refusal.response() if refusal else self._admitted)(scope, receive, watched)
         finally:
             self._histogram(scope, status).observe(self._timer() - started)
+            if trace is not None:
+                trace.end(scope, status)
 
     def _histogram(self, scope: Scope, status: int) -> Histogram:
         method = scope["method"] if scope["method"] in METHODS else "other"

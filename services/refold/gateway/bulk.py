@@ -24,6 +24,7 @@ from refold.gateway.drafts import body_of, check
 from refold.gateway.inflight import deadline_in, hold_body, waiting
 from refold.gateway.requests import check_media_type, read_wait, receive_piece, refuse_query
 from refold.gateway.responses import RETRY, Problem, Response, problem_of
+from refold.gateway.tracing import TRACE
 from refold.gateway.writes import LOST_ATTEMPTS_MAX, append_once, append_surely, never_acknowledged, recover
 from refold.log import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, PAYLOAD_BYTES_MAX, Appended, Publication, Unknown
 from refold.telemetry.logging import get_logger
@@ -88,7 +89,10 @@ class BulkResponse(Response):
         self._context = context_of(request)
         self._namespace = namespace
         self._wait = read_wait(request, self._context.wait_seconds)
-        self._carried = (("Refold-Reply", self._context.reply_subject),) if self._wait.seconds > 0 else ()
+        trace = TRACE.get()
+        self._carried = () if trace is None else trace.send.headers
+        if self._wait.seconds > 0:
+            self._carried += (("Refold-Reply", self._context.reply_subject),)
         self._inbox: Pipe[Item] = Pipe(lambda item: item.weight, BATCH_BYTES_MAX, BATCH_EVENTS_MAX)
         self._outbox: Pipe[bytes] = Pipe(len, BULK_ANSWER_BYTES_MAX)
         self._appended: asyncio.Queue[tuple[list[Item], float]] = asyncio.Queue(BULK_BATCHES_MAX)

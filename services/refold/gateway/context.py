@@ -21,6 +21,7 @@ from refold.gateway.inflight import InFlightLimits
 from refold.gateway.live import Connections
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
+from refold.gateway.tracing import Tracing
 from refold.history import History
 from refold.history.conflicts import Conflicts
 from refold.live.streams import Live
@@ -44,7 +45,8 @@ class Context:
     `reply_subject` is this process's own, on which its outcomes arrive. `checks` raise, by name, if what the gateway
     needs cannot be reached; `problems` returns, by name, what works all the same, but needs an operator. `versions` are
     those of `refold`, `nats` and `postgres`, where known. `timer` counts seconds, for metrics. `wait_seconds` is how
-    long a write waits for its outcome by default. `sources` are the stores, where there are several.
+    long a write waits for its outcome by default. `sources` are the stores, where there are several. `tracing` is None
+    where it is off.
     """
 
     log: EventLog
@@ -66,6 +68,7 @@ class Context:
     wait_seconds: float
     sources: Sources | None = None
     problems: Callable[[], Awaitable[Mapping[str, str]]] = _no_problems
+    tracing: Tracing | None = None
     head_cache: HeadCache = field(default_factory=HeadCache)
     known_states: KnownStates = field(default_factory=KnownStates)
     in_flight_limits: InFlightLimits = field(default_factory=InFlightLimits)

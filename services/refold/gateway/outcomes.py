@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Literal
 
 from refold.core import json_text
 from refold.core.errors import StoreError
 from refold.core.json_text import Json
 from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency
 from refold.gateway.inflight import deadline_in
+from refold.gateway.tracing import TRACE
 from refold.telemetry.logging import get_logger
 
 OUTCOMES_EARLY_MAX: Final = 20_000
 """Outcomes kept that arrived before the append's acknowledgement, or that no request waits for."""
 
 View = dict[str, Json]
+How = Literal["notice", "looked_up", "202"]
+"""How a request's outcome came: by the projector's notice, from the store, or not in time."""
+
 LookUp = Callable[[str, str, int], Awaitable[View | None]]
 
 
@@ -66,6 +70,17 @@ class Outcomes:
 
     async def wait(self, namespace: str, document: str, sequence: int, deadline: float) -> View | None:
         """Wait for an event's outcome; None where the deadline (the loop's clock) passes or the gateway stops."""
+        trace = TRACE.get()
+        if trace is None:
+            return (await self._wait(namespace, document, sequence, deadline))[0]
+        trace.begin_wait()
+        outcome, how = await self._wait(namespace, document, sequence, deadline)
+        trace.end_wait(how, "pending" if outcome is None else str(outcome["status"]))
+        return outcome
+
+    async def _wait(
+        self, namespace: str, document: str, sequence: int, deadline: float
+    ) -> tuple[View | None, How]:
         while True:
             outcome = self.arrived(sequence)
             left_seconds = deadline - deadline_in(0)
@@ -73,14 +88,14 @@ class Outcomes:
             if outcome is None and not is_lost and left_seconds > 0:
                 outcome = await self._notice(sequence, min(NOTICE_WAIT_SECONDS, left_seconds))
             if outcome is not None:
-                return outcome
+                return outcome, "notice"
             found = await self._found(namespace, document, sequence)
             if found is not None:
                 if not is_lost:
                     await self._note_loss()
-                return found
+                return found, "looked_up"
             if left_seconds <= 0 or self._consistency.released.is_set():
-                return None
+                return None, "202"
             if is_lost:
                 self._lost_sequence = 0
 

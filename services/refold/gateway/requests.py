@@ -29,6 +29,7 @@ from refold.gateway.context import context_of
 from refold.gateway.encoding import CODINGS, BodyDecoder
 from refold.gateway.inflight import deadline_in, hold_body, waiting
 from refold.gateway.responses import Problem
+from refold.gateway.tracing import TRACE, caller_context
 from refold.store.layers.sources import TERMS
 
 READ_SECONDS: Final = 5.0
@@ -233,7 +234,6 @@ def refuse_contradictions(query: PointQuery, *names: str) -> None:
 
 # --- The event's fields in headers, and how long to wait ------------------------------------------------
 
-_TRACE: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[!-~]{0,200}")
 _NOT_FIELDS: Final = frozenset({b"refold-wait"})
 _COMMITTED: Final = "committed"
 
@@ -267,11 +267,10 @@ def event_fields(request: Request) -> dict[str, Json]:
 
 
 def carried_headers(request: Request) -> tuple[tuple[str, str], ...]:
-    """Return the tracing headers that go into the log with the event; an invalid one is dropped (W3C)."""
-    trace = [value for name, value in request.scope["headers"] if name == b"traceparent"]
-    if len(trace) == 1 and _TRACE.fullmatch(trace[0]):
-        return (("traceparent", trace[0].decode("ascii")),)
-    return ()
+    """Return the tracing headers that go into the log with the event: the context of its `send`, else the caller's."""
+    trace = TRACE.get()
+    context = caller_context(request.scope["headers"]) if trace is None else trace.send
+    return () if context is None else context.headers
 
 
 class Wait(NamedTuple):

@@ -21,6 +21,7 @@ from refold.gateway.drafts import Draft, View, is_same_part
 from refold.gateway.inflight import deadline_in, waiting
 from refold.gateway.requests import Wait
 from refold.gateway.responses import RETRY, Problem
+from refold.gateway.tracing import TRACE
 from refold.log import Acknowledgement, Appended, Publication, Stale, validated_headers
 from refold.store import ANY_VERSION, Key
 from refold.store.ports import Reader
@@ -150,13 +151,17 @@ async def append_surely(context: Context, publications: list[Publication], *, ev
 
 async def append_once(context: Context, publications: list[Publication]) -> Acknowledgement:
     """Append all or none once, timed; return the answer to the first."""
-    started = context.timer()
+    started, trace = context.timer(), TRACE.get()
+    if trace is not None:
+        trace.begin_send()
     if len(publications) == 1:
         answer = await context.log.append(publications[0])
     else:
         answers = await context.log.append_atomically(publications)
         answer = answers[0] if isinstance(answers, list) else answers
     context.metrics.append_seconds.observe(context.timer() - started)
+    if trace is not None and isinstance(answer, Appended):
+        trace.end_send(answer.sequence, len(publications))
     return answer
 
 

@@ -197,11 +197,15 @@ class EventLog(Protocol):
         """Send the waiting appends, then close the connection."""
 
 
+Message = tuple[str, bytes] | tuple[str, bytes, bytes]
+"""A notice's subject and body, and its header lines, each ending in CRLF, where it has any."""
+
+
 class Notices(Protocol):
     """Messages that are delivered at most once: outcomes to their authors, changes and progress to subscribers."""
 
-    async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Send messages, given as subject and body, in their order; each may be lost."""
+    async def send_all(self, messages: Sequence[Message]) -> None:
+        """Send messages in their order; each may be lost."""
 
     async def flush(self) -> None:
         """Wait until the broker has received what was sent."""

@@ -23,6 +23,7 @@ from refold.log import (
     Acknowledgement,
     Appended,
     LogInfo,
+    Message,
     Outline,
     Publication,
     Stale,
@@ -208,8 +209,9 @@ class MemoryNotices:
     def __init__(self) -> None:
         self._listeners: list[tuple[list[str], Callable[[str, bytes], None]]] = []
 
-    async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        for subject, body in messages:
+    async def send_all(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            subject, body = message[0], message[1]
             for pattern, handle in tuple(self._listeners):
                 if _matches(pattern, subject.split(".")):
                     handle(subject, body)

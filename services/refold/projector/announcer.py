@@ -15,8 +15,8 @@ from refold.core import json_text
 from refold.core.errors import LogUnavailable, Refused
 from refold.core.stream import PARTITIONS, parse_shard
 from refold.core.timestamp import format_time
-from refold.log import Notices
-from refold.projector.notices import Announced, Notice, committed_notice, joined, progress_notice
+from refold.log import Message, Notices
+from refold.projector.notices import Announced, committed_notice, joined, progress_notice
 from refold.telemetry.logging import get_logger
 
 SILENT_SECONDS: Final = 3.0
@@ -33,7 +33,7 @@ class _Turn(NamedTuple):
     """What one turn of the fold has to say: the sequence it ends at, its messages, its changes and effective events."""
 
     sequence: int
-    messages: list[Notice]
+    messages: list[Message]
     changes: int
     effective: int
     size: int
@@ -115,23 +115,23 @@ class Announcer:
             self._kept_bytes -= self._kept.popleft().size
 
     async def send(
-        self, sequence: int, replies: list[Notice], changes: list[Notice], *, effective: int
+        self, sequence: int, replies: list[Message], changes: list[Message], *, effective: int
     ) -> None:
         """Send the outcomes and changes of a turn, which ends at a sequence and had so many effective events.
 
         They go out in one write: another one costs projector and broker about 40 µs each while little is written.
         """
         messages = joined(replies) + changes
-        size = sum(len(body) for _, body in messages)
+        size = sum(len(message[1]) for message in messages)
         turn = _Turn(sequence, messages, len(changes), effective, size)
         async with self._sending:
             self._folded_sequence = sequence
             await self._decide()
             await (self._send_turn(turn) if self.is_leading else self._keep(turn))
 
-    async def send_all(self, messages: Sequence[Notice]) -> None:
+    async def send_all(self, messages: Sequence[Message]) -> None:
         """Send messages that come after their turn."""
-        size = sum(len(body) for _, body in messages)
+        size = sum(len(message[1]) for message in messages)
         turn = _Turn(self._folded_sequence, list(messages), 0, 0, size)
         async with self._sending:
             await (self._send(turn.messages) if self.is_leading else self._keep(turn))
@@ -144,7 +144,9 @@ class Announcer:
         """
         async with self._sending:
             await self._decide()
-            messages = [progress_notice(committed_sequence, self._announced)] if self.is_leading else []
+            messages: list[Message] = []
+            if self.is_leading:
+                messages.append(progress_notice(committed_sequence, self._announced))
             if self._ranks:
                 messages.append(committed_notice(committed_sequence, self._announced))
             await self._send(messages)
@@ -196,7 +198,7 @@ class Announcer:
         announced.changes_sent += turn.changes
         announced.changes_unsent += turn.effective - turn.changes
 
-    async def _send(self, messages: list[Notice]) -> None:
+    async def _send(self, messages: list[Message]) -> None:
         """Send messages. Notices may be lost without harm to the state, so a dead connection is only logged."""
         try:
             await self._replies.send_all(messages)

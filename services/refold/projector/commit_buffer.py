@@ -16,6 +16,7 @@ from refold.core.document import ABSENT, Document, to_canonical
 from refold.core.history import Entry, snapshot_of
 from refold.core.stream import PARTITIONS, Route, ShardCheckpoint
 from refold.projector.cache import ENTRY_BYTES
+from refold.projector.tracing import Traced
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection, Resolution
 from refold.store.ports import ProjectionWriter
 
@@ -91,6 +92,7 @@ class CommitBuffer:
         self.rejections: list[Rejection] = []
         self._resolutions: dict[tuple[str, str, int], Resolution] = {}
         self.pages: list[ClosedPage] = []
+        self.traced: list[Traced] = []
         self.events = 0
         self.bytes = 0
         self.pages_bytes = 0

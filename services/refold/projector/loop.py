@@ -22,17 +22,19 @@ from refold.core.history import Entry
 from refold.core.stream import Record, Route, author_headers
 from refold.core.transactions import end_of_part
 from refold.history.replayed import whole_history
-from refold.log import EventLog, Notices, read_until
+from refold.log import EventLog, Message, Notices, read_until
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.projector.announcer import Announcer
 from refold.projector.cache import DocumentCache
 from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer, CommitTimer
 from refold.projector.contested import ConflictNotices
-from refold.projector.notices import Notice, change_notice, refusal_notice, reply_notice
+from refold.projector.notices import change_notice, refusal_notice, reply_notice
+from refold.projector.tracing import EventTraces
 from refold.projector.windows import keep_windows, load_windows, resume_system, split_by_rules
 from refold.store import Key, Rejection
 from refold.store.ports import Store
 from refold.telemetry.metrics import ProjectorMetrics
+from refold.telemetry.tracing import Spans
 
 REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
 """An outcome is sent to `Refold-Reply` only for events younger than this by the broker's clock."""
@@ -59,7 +61,7 @@ class Ports:
     """What the loop uses. `replies` is a connection that may publish outcomes, changes and progress and nothing else.
 
     `broker_now` returns the broker's clock in nanoseconds. `shard` is the shard's name in notices of progress. Where
-    the log is folded into several stores, `stores` are their names in their order, and `store_name` is this one's.
+    the log is folded into several stores, `stores` are their names in their order. `store_name` is this one's.
     """
 
     log: EventLog
@@ -72,6 +74,7 @@ class Ports:
     shard: str = "0-63"
     stores: tuple[str, ...] = ()
     store_name: str = ""
+    spans: Spans | None = None
 
 
 class ShardLoop:
@@ -92,8 +95,8 @@ class ShardLoop:
         self._buffer = self._new_buffer(fold_state.read_sequence)
         self._batch = AdaptiveBatch(bounds.pending_events_max)
         self._timer = CommitTimer(bounds.commit_interval_seconds)
-        self._replies: list[Notice] = []
-        self._changes: list[Notice] = []
+        self._replies: list[Message] = []
+        self._changes: list[Message] = []
         self._effective_count = 0
         self.announcer = Announcer(
             ports.replies,
@@ -104,6 +107,7 @@ class ShardLoop:
             broker_now=ports.broker_now,
             timer=ports.timer,
         )
+        self._traces = EventTraces.of(ports.spans, ports.broker_now, ports.store_name)
         self._conflicts = ConflictNotices(self._history, self.announcer, ports.metrics, self._uncommitted)
         self._until_sequence: int | None = None
         self._committing: CommitBuffer | None = None
@@ -155,6 +159,8 @@ class ShardLoop:
         reading = read_until(self._ports.log, fold_state.read_sequence, until_sequence, fold_state.partitions)
         async with aclosing(reading) as parts:
             async for records in parts:
+                if self._traces is not None:
+                    self._traces.receive()
                 fold_state.members.read(records)
                 end = 0
                 while end < len(records):
@@ -283,6 +289,7 @@ class ShardLoop:
 
     def _fold_each(self, records: list[Record], young: int, counts: list[int]) -> None:
         routes, buffer, fold = self._routes, self._buffer, self._fold_state.fold
+        note = self._note if self._traces is None else self._note_traced
         for record in records:
             _, time, subject, _, _ = record
             where, document = routes[subject]
@@ -299,20 +306,24 @@ class ShardLoop:
                 if entry[16] is not None:
                     self._conflicts.take(where, entry, document, is_young=time > young)
                 if time > young:
-                    self._note(step, where)
+                    note(step, where)
             elif where.reason and self._fold_state.has(where.partition):
                 self._refuse(record, where, is_young=time > young)
                 counts[_REJECTED] += 1
             else:
                 self._fold_state.skip(record, where)
 
-    def _note(self, step: Step, where: Route) -> None:
-        """Keep the outcome and the change of an event until they are sent."""
+    def _note(self, step: Step, where: Route, trace: bytes = b"") -> None:
+        """Keep the outcome and the change of an event until they are sent, with the header lines of its trace."""
         reply, change = reply_notice(where, step), change_notice(where, step)
         if reply is not None:
-            self._replies.append(reply)
+            self._replies.append((*reply, trace) if trace else reply)
         if change is not None:
-            self._changes.append(change)
+            self._changes.append((*change, trace) if trace else change)
+
+    def _note_traced(self, step: Step, where: Route) -> None:
+        assert self._traces is not None
+        self._note(step, where, self._traces.fold(step.entry, where, self._buffer.traced))
 
     def _refuse(self, record: Record, where: Route, *, is_young: bool) -> None:
         """Reject an event whose subject names no document; the rejection keeps the event itself."""
@@ -369,6 +380,9 @@ class ShardLoop:
         ports.metrics.commit_seconds.observe(ended - started)
         ports.metrics.commit_events.observe(taken.events)
         ports.metrics.commit_documents.observe(len(commit.documents))
+        if self._traces is not None:
+            sizes = taken.events, len(commit.documents), taken.bytes
+            self._traces.commit(taken.traced, ended - taken_at, sizes)
         await self.send_progress()
 
     async def send_progress(self) -> None:
@@ -380,3 +394,5 @@ class ShardLoop:
         replies, changes, effective = self._replies, self._changes, self._effective_count
         self._replies, self._changes, self._effective_count = [], [], 0
         await self.announcer.send(self._fold_state.read_sequence, replies, changes, effective=effective)
+        if self._traces is not None:
+            self._traces.send(is_sent=self.announcer.is_leading)

@@ -16,7 +16,7 @@ from refold.core.history import Entry, operations_of
 from refold.core.json_text import Json
 from refold.core.stream import Route
 from refold.core.timestamp import format_time
-from refold.log import COMMITTED_SUBJECT, PAYLOAD_BYTES_MAX, PROGRESS_SUBJECT, change_subject
+from refold.log import COMMITTED_SUBJECT, PAYLOAD_BYTES_MAX, PROGRESS_SUBJECT, Message, change_subject
 from refold.store import Rejection
 
 NOTICE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * 1024
@@ -26,7 +26,9 @@ JOINED_BYTES_MAX: Final = 256 * 1024
 """A message of several outcomes is sent when it has so many bytes."""
 
 JOINED_PREFIX: Final = "refold.reply."
-"""Subjects that get all outcomes of one turn in one message; a subject of an inbox gets one message for each."""
+"""Subjects that get all outcomes of one turn in one message, but for those that carry a trace's context of their own; a
+subject of an inbox gets one message for each."""
+
 
 Notice = tuple[str, bytes]
 """Subject and body."""
@@ -39,16 +41,17 @@ def reply_notice(where: Route, step: Step) -> Notice | None:
     return step.reply, views.step_json(where, step)
 
 
-def joined(replies: list[Notice]) -> list[Notice]:
+def joined(replies: list[Message]) -> list[Message]:
     """Put the outcomes for a subject of its author's own into one message, one a line, in their order."""
     if len(replies) < 2:
         return replies
-    messages: list[Notice] = []
+    messages: list[Message] = []
     lines: dict[str, list[bytes]] = {}
     sizes: Counter[str] = Counter()
-    for subject, body in replies:
-        if not subject.startswith(JOINED_PREFIX):
-            messages.append((subject, body))
+    for reply in replies:
+        subject, body = reply[0], reply[1]
+        if len(reply) > 2 or not subject.startswith(JOINED_PREFIX):
+            messages.append(reply)
             continue
         if sizes[subject] + len(body) > JOINED_BYTES_MAX and sizes[subject]:
             messages.append((subject, b"\n".join(lines.pop(subject))))

@@ -142,6 +142,18 @@ class GatewayMetrics:
         self.http_seconds = seconds("refold_http_request_seconds", "Time of one HTTP request.", labels)
 
 
+class SpanMetrics:
+    """Metrics of traces: spans by what came of them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.spans = Counter(
+            "refold_spans_total",
+            "Spans sent to the collector, failed to send, dropped from a full queue, or over a commit's bound.",
+            ["result"],
+            registry=registry,
+        )
+
+
 class CacheMetrics(Collector):
     """Metrics of caches: hits, misses and bytes of each, as its function returns them."""
 

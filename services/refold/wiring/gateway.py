@@ -12,6 +12,7 @@ import time
 from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -29,6 +30,7 @@ from refold.gateway.live import Connections, LiveLimits
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.gateway.stores import StoreCollector, check_projectors
+from refold.gateway.tracing import Tracing
 from refold.history import History
 from refold.history.conflicts import Conflicts
 from refold.live import log_name
@@ -54,7 +56,7 @@ from refold.telemetry.metrics import (
 from refold.wiring.gateway_stores import GatewayStores, opened_stores
 from refold.wiring.http_server import connections_max, serve
 from refold.wiring.servers import open_log
-from refold.wiring.service import Listener, collect_seldom, stop_on_signals
+from refold.wiring.service import Listener, collect_seldom, open_spans, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
@@ -71,7 +73,7 @@ async def run(settings: Settings) -> None:
     """Run until SIGINT or SIGTERM."""
     stop, listener = stop_on_signals(), Listener.choose(settings.http)
     collect_seldom()
-    async with _context(settings) as (context, feed):
+    async with _traced_context(settings) as (context, feed):
         metrics = ServiceMetrics(context.registry, __version__)
         async with asyncio.TaskGroup() as tasks:
             catching_up = tasks.create_task(context.readiness.catch_up(), name="catch-up")
@@ -102,6 +104,16 @@ async def _log_and_stores(
             yield log, stores
     finally:
         await log.close()
+
+
+@asynccontextmanager
+async def _traced_context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
+    async with _context(settings) as (context, feed):
+        with open_spans(settings, "gateway", context.registry) as spans:
+            tracing = None
+            if spans is not None:
+                tracing = Tracing(spans, ratio=settings.trace_ratio, now=time.time_ns)
+            yield replace(context, tracing=tracing), feed
 
 
 @asynccontextmanager

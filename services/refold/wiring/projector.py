@@ -33,7 +33,7 @@ from refold.telemetry.metrics import BrokerMetrics, ProjectorMetrics, ServiceMet
 from refold.wiring.broker import broker_of
 from refold.wiring.http_server import serve
 from refold.wiring.servers import broker_clock, connect_to, make_log, open_log, projection_traces
-from refold.wiring.service import Listener, collect_seldom, stop_on_signals, unless_stopped
+from refold.wiring.service import Listener, collect_seldom, open_spans, stop_on_signals, unless_stopped
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl
 from refold.wiring.stores import ConnectedStore, open_store, open_when_there, projected_store, store_urls
@@ -101,6 +101,7 @@ async def _ports(
             shard=settings.shard,
             stores=tuple(each.name for each in stores),
             store_name=chosen.name,
+            spans=stack.enter_context(open_spans(settings, "projector", registry)),
         )
         yield ports, store
 

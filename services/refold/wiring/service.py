@@ -9,19 +9,26 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import os
 import signal
+import socket
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import uvloop
+from prometheus_client import CollectorRegistry
 
+from refold import __version__
 from refold.core import json_text
-from refold.core.errors import RefoldError
+from refold.core.errors import RefoldError, Refused
 from refold.embedded.process import LOOPBACK, Command, Process, choose_port
 from refold.telemetry.logging import configure, get_logger
+from refold.telemetry.metrics import SpanMetrics
+from refold.telemetry.tracing import Spans
 from refold.wiring.settings import Settings, environment_without, load, split_address, unknown_variables
 
 COLLECT_AFTER: Final = (50_000, 20, 100)
@@ -119,6 +126,31 @@ def collect_seldom() -> None:
     """Search for garbage seldom: there is little, and many small objects that live for a while (saves a fifth)."""
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
+
+
+@contextmanager
+def open_spans(settings: Settings, service: str, registry: CollectorRegistry) -> Iterator[Spans | None]:
+    """Send a service's spans to the collector that is set; None where there is none."""
+    metrics = SpanMetrics(registry)
+    if settings.otlp_url is None:
+        yield None
+        return
+    try:
+        from refold.telemetry.otlp import OtlpSpans  # noqa: PLC0415 - an extra, and slow to load.
+    except ImportError as error:
+        rule = "traces need an extra: pip install 'refold[otel]'"
+        raise Refused("bad_setting", rule, field="REFOLD_OTLP_URL") from error
+    spans = OtlpSpans(
+        settings.otlp_url,
+        service=f"refold-{service}",
+        version=__version__,
+        instance=f"{socket.gethostname()}:{os.getpid()}",
+        metrics=metrics,
+    )
+    try:
+        yield spans
+    finally:
+        spans.close()
 
 
 def stop_on_signals() -> asyncio.Event:

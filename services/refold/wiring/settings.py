@@ -116,6 +116,10 @@ _Targets = Annotated[
         is_list=True,
     ),
 ]
+_OtlpUrl = Annotated[
+    str,
+    _must("begin with http:// or https://, such as http://127.0.0.1:4318", r"https?://[^/\s?#]+(/[^\s?#]*)?"),
+]
 _Compression = Annotated[str, _must(COMPRESSION_RULE, COMPRESSION_PATTERN)]
 
 
@@ -219,6 +223,10 @@ class Settings(BaseSettings):
     """File of the rules and notifiers of alerts; `refold up` alerts where it is set."""
     alerts_targets: _Targets | None = None
     """Whom `refold alerts` asks, SERVICE=URL with commas; by default the system that runs on the data folder."""
+    otlp_url: _OtlpUrl | None = None
+    """Where traces are sent by OTLP over HTTP, such as http://127.0.0.1:4318; needs the extra `refold[otel]`."""
+    trace_ratio: float = Field(0.01, ge=0, le=1)
+    """Share of the requests that are traced of those that bring no trace context; others are as their callers say."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level logged."""
 

@@ -114,7 +114,7 @@ def test_every_header_of_an_event_is_described() -> None:
     # A member of a transaction says so in its body.
     known = {name for name, field in fields.items() if field in FIELDS | NEWEST.fields - {"txn"}}
     described = ASYNCAPI["components"]["schemas"]["Fields"]["properties"]
-    assert {name.lower() for name in described} == known | {"refold-reply", "traceparent"}
+    assert {name.lower() for name in described} == known | {"refold-reply", "traceparent", "tracestate"}
 
 
 def test_openapi_and_json_schemas_agree_on_outcomes_and_operations() -> None:

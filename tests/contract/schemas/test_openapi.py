@@ -105,6 +105,7 @@ async def exercise_writes(gateway: Twin) -> None:
         "Refold-Meta": '{"a":1}',
         "Refold-Wait": "5",
         "traceparent": TRACE,
+        "tracestate": "vendor=1",
     }
     await write(gateway, 201)
     for version, name in enumerate((PUT, PATCH, DELETE), start=1):
@@ -130,7 +131,7 @@ async def exercise_writes(gateway: Twin) -> None:
     await ask(gateway, REVERT, 202, document="e", headers={"Refold-Wait": "0"})
     await ask(gateway, REVERT, 201, document="s")
     await ask(gateway, POST, 200, headers={"Refold-Wait": "5"})
-    about = {name: fields[name] for name in ("Refold-Wait", "traceparent")}
+    about = {name: fields[name] for name in ("Refold-Wait", "traceparent", "tracestate")}
     await ask(gateway, TRANSACT, 200, headers=about | {"Idempotency-Key": "t"})
     later = b'{"changes":[{"doc":"v","version":0,"put":1}]}'
     await ask(gateway, TRANSACT, 202, content=later, headers={"Refold-Wait": "0"})
@@ -185,7 +186,7 @@ async def exercise_reads(gateway: Twin) -> None:
     await ask(gateway, "readIndex", 200, headers={"Accept": "text/html"})
     await exercise_live(gateway)
     run = {"base": "1", "stamp": "v", "clear": "true", "on_conflict": "merge"}
-    about = {"Refold-Actor": "a", "Refold-Meta": "{}", "traceparent": TRACE}
+    about = {"Refold-Actor": "a", "Refold-Meta": "{}", "traceparent": TRACE, "tracestate": "vendor=1"}
     await ask(gateway, RUN, 200, document="r", params=run, headers=about)
     followed = {"follow": "true", "seconds": "0.01", "interval": "0"}
     await ask(gateway, RUN, 200, document="r", params=followed)
@@ -396,7 +397,7 @@ def test_every_header_of_an_event_is_documented_for_every_write() -> None:
         for name, field in fields.items()
         if field in FIELDS | NEWEST.fields - {"txn"} and name.startswith("refold-")
     }
-    known |= {"if-match", "if-none-match", "idempotency-key", "traceparent", "refold-wait"}
+    known |= {"if-match", "if-none-match", "idempotency-key", "traceparent", "tracestate", "refold-wait"}
     for name in (PUT, PATCH, DELETE, REVERT):
         assert {header for place, header in OPERATIONS[name].parameters if place == "header"} == known
 

@@ -112,6 +112,9 @@ def test_a_valid_traceparent_is_forwarded_and_an_invalid_one_dropped() -> None:
     assert carried_headers(request(("traceparent", trace))) == (("traceparent", trace),)
     assert carried_headers(request(("traceparent", "00-xyz"))) == ()
     assert carried_headers(request(("traceparent", trace), ("traceparent", trace))) == ()
+    assert carried_headers(request(("traceparent", f"00-{'0' * 32}-00f067aa0ba902b7-01"))) == ()
+    carried = (("traceparent", trace), ("tracestate", "vendor=1"))
+    assert carried_headers(request(*carried)) == carried
 
 
 def test_a_body_of_another_encoding_is_refused() -> None:

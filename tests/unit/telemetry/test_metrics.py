@@ -14,6 +14,7 @@ from refold.telemetry.metrics import (
     LiveMetrics,
     ProjectorMetrics,
     ServiceMetrics,
+    SpanMetrics,
     described_metrics,
 )
 
@@ -21,7 +22,7 @@ DESCRIBED = {each["name"]: each for each in described_metrics()}
 VERSIONED = partial(ServiceMetrics, version="1.2.3")
 
 
-@pytest.mark.parametrize("metrics", [VERSIONED, ProjectorMetrics, GatewayMetrics, LiveMetrics])
+@pytest.mark.parametrize("metrics", [VERSIONED, ProjectorMetrics, GatewayMetrics, LiveMetrics, SpanMetrics])
 def test_every_metric_has_the_labels_of_its_description(metrics):
     made = [it for it in vars(metrics(CollectorRegistry())).values() if hasattr(it, "_labelnames")]
     assert made

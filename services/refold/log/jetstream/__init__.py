@@ -25,6 +25,7 @@ from refold.log import (
     Acknowledgement,
     Appended,
     LogInfo,
+    Message,
     Outline,
     Publication,
     Stale,
@@ -148,14 +149,14 @@ class JetStreamNotices:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def send_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+    async def send_all(self, messages: Sequence[Message]) -> None:
         """Send messages in their order, up to one that would break the connection, for which it raises `Refused`."""
         frames: list[bytes] = []
         size_bytes = 0
         try:
-            for subject, body in messages:
-                frames.append(_notice_frame(subject, body))
-                size_bytes += len(body)
+            for message in messages:
+                frames.append(_notice_frame(message))
+                size_bytes += len(message[1])
                 if size_bytes > WRITE_BYTES:
                     self._client.write_if_connected(b"".join(frames))
                     frames, size_bytes = [], 0
@@ -182,9 +183,10 @@ class JetStreamNotices:
         await self._client.close()
 
 
-def _notice_frame(subject: str, body: bytes) -> bytes:
+def _notice_frame(message: Message) -> bytes:
+    subject, body = message[0], message[1]
     if not _SUBJECT.fullmatch(subject):
         raise Refused("bad_subject", "a subject is printable ASCII without spaces", field="subject")
     if len(body) > PAYLOAD_BYTES_MAX:
         raise Refused("notice_too_large", f"at most {PAYLOAD_BYTES_MAX} bytes", shape=f"{len(body)} bytes")
-    return message_frame(subject.encode(), body)
+    return message_frame(subject.encode(), body, headers=message[2] if len(message) > 2 else b"")

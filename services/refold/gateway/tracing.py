@@ -1,0 +1,136 @@
+"""The spans of requests: `SERVER`, `send` and `wait`, and the context that is written into the events that they append.
+
+Begun and ended by `refold.gateway.app`, where tracing is on; what appends and waits finds the request's by `TRACE`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Any, Final
+
+from starlette.types import Scope
+
+from refold.telemetry.tracing import Kind, Span, SpanContext, Spans, read_context
+
+_NATS: Final = {
+    "messaging.system": "nats",
+    "messaging.operation.type": "send",
+    "messaging.destination.template": "state.{namespace}.{document}",
+}
+
+
+def caller_context(headers: Sequence[tuple[bytes, bytes]]) -> SpanContext | None:
+    """Return the trace context that a request brings; an invalid one is none (W3C)."""
+    parents = [value for name, value in headers if name == b"traceparent"]
+    return (
+        read_context(parents, [value for name, value in headers if name == b"tracestate"])
+        if parents
+        else None
+    )
+
+
+class Tracing:
+    """Decide which requests are sampled: as the caller did, or a share of those without a context."""
+
+    def __init__(self, spans: Spans, *, ratio: float, now: Callable[[], int]) -> None:
+        """`now` returns nanoseconds since 1970."""
+        self._spans = spans
+        self._ratio = ratio
+        self._now = now
+
+    def begin(self, scope: Scope) -> RequestTrace | None:
+        """Return the trace of a request; None where it is not sampled."""
+        parent, trace = caller_context(scope["headers"]), None
+        # A share of traces is no secret.
+        is_sampled = random.random() < self._ratio if parent is None else parent.is_sampled  # noqa: S311
+        if is_sampled:
+            trace = RequestTrace(self._spans, parent, self._now)
+        TRACE.set(trace)
+        return trace
+
+
+class RequestTrace:
+    """The spans of one request. It may append and wait several times, which is one `send` and one `wait`."""
+
+    def __init__(self, spans: Spans, parent: SpanContext | None, now: Callable[[], int]) -> None:
+        self._spans = spans
+        self._parent = parent
+        self._now = now
+        self._context = SpanContext.root() if parent is None else parent.child()
+        self.send = self._context.child()
+        self._begun_at = now()
+        self._send_at = self._sent_at = self._wait_at = self._waited_at = 0
+        self._sent: dict[str, Any] = {"messaging.batch.message_count": 0}
+        self._how = self._outcome = ""
+
+    def begin_send(self) -> None:
+        """Note that events are submitted."""
+        self._send_at = self._send_at or self._now()
+
+    def end_send(self, sequence: int, events: int) -> None:
+        """Note that events are in the log, the first at a sequence."""
+        self._sent_at = self._now()
+        self._sent.setdefault("refold.sequence", sequence)
+        self._sent["messaging.batch.message_count"] += events
+
+    def begin_wait(self) -> None:
+        """Note that an outcome is waited for."""
+        self._wait_at = self._wait_at or self._now()
+
+    def end_wait(self, how: str, outcome: str) -> None:
+        """Note how an outcome has come, if it has."""
+        self._waited_at, self._how, self._outcome = self._now(), how, outcome
+
+    def end(self, scope: Scope, status: int) -> None:
+        """Record the spans of a request that has been answered."""
+        ended_at = self._now()
+        namespace = scope.get("path_params", {}).get("namespace")
+        named = {} if namespace is None else {"refold.namespace": namespace}
+        if self._send_at:
+            self._record(
+                "send STATE", "PRODUCER", self._send_at, self._sent_at, {**_NATS, **named, **self._sent}
+            )
+        if self._waited_at:
+            waited = {"refold.wait.how": self._how}
+            self._record("wait", "INTERNAL", self._wait_at, self._waited_at, waited)
+        attributes = {
+            **named,
+            "http.request.method": scope["method"],
+            "url.path": scope["path"],
+            "url.scheme": scope["scheme"],
+            "http.response.status_code": status,
+        }
+        name = scope["method"]
+        if "route" in scope:
+            name = f"{name} {scope['route']}"
+            attributes["http.route"] = scope["route"]
+        if self._outcome:
+            attributes["refold.outcome"] = self._outcome
+        is_error = status >= 500
+        self._spans.record(
+            Span(
+                name,
+                "SERVER",
+                self._context,
+                self._parent,
+                self._begun_at,
+                ended_at,
+                attributes,
+                (),
+                is_error,
+            )
+        )
+
+    def _record(
+        self, name: str, kind: Kind, begun_at: int, ended_at: int, attributes: dict[str, Any]
+    ) -> None:
+        """Record a span below the request's; what has not ended has failed."""
+        context = self.send if kind == "PRODUCER" else self._context.child()
+        span = Span(name, kind, context, self._context, begun_at, ended_at or self._now(), attributes)
+        self._spans.record(span._replace(is_error=not ended_at))
+
+
+TRACE: Final[ContextVar[RequestTrace | None]] = ContextVar("TRACE", default=None)
+"""The trace of the request that is being served, where it is sampled."""
