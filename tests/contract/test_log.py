@@ -145,6 +145,8 @@ async def test_info_returns_the_end_and_the_time_of_the_log(log: EventLog) -> No
     await append(log, event(), event())
     after = await log.info()
     assert after.last_sequence == before.last_sequence + 2
+    assert after.bytes > before.bytes
+    assert after.limit_bytes is None
     assert before.time <= after.time
     assert abs(after.time - time.time_ns()) < 60 * NANOSECONDS
 
@@ -509,6 +511,7 @@ async def test_a_batch_over_its_bounds_is_refused(log: EventLog) -> None:
 
 async def test_a_full_log_refuses_appends_and_can_be_read(make: Maker) -> None:
     log = await make.log(bytes_max=64 * 1024)
+    assert (await log.info()).limit_bytes == 64 * 1024
     stored = 0
     # Appended one by one, until the first that does not fit.
     while not isinstance(await outcome_of(log.append(event(f"d{stored}", b"x" * 4096))), LogFull):

@@ -149,7 +149,10 @@ async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_on
             await asyncio.to_thread(until, lambda: all(len(each) >= len(statuses) for each in told()))
             assert told() == [statuses] * 4
 
-        check_metrics(up.endpoints()["services"], missing=["refold_store_"])
+        services = up.endpoints()["services"]
+        check_metrics(services, missing=["refold_store_"])
+        probe = f"{services['alerts']}/readyz"
+        assert (await asyncio.to_thread(httpx.get, probe, trust_env=False)).status_code == 200
         targets = "refold_alert_targets_answering"
         await asyncio.to_thread(until, lambda: engine_metrics(up, targets) == ["3.0"])
         assert told() == [[]] * 4

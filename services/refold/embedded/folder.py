@@ -49,7 +49,7 @@ class DataFolder:
         self.passwords = _passwords(path)
         self._locks = locks
         self._children: dict[str, dict[str, Any]] = {}
-        self._ports = _last_ports(path)
+        self._ports = _chosen_ports(path)
 
     def start(self, command: Command) -> Process:
         """Start a child that holds the servers' lock, and record it."""
@@ -64,21 +64,20 @@ class DataFolder:
         return child
 
     def choose_port(self, name: str, host: str, port: int = 0) -> int:
-        """Return the port if it is free; for 0 that of the last start if it is free, else any free one.
+        """Return the port if it is free; for 0 the one that was chosen before if it is free, else any free one.
 
-        `name` is who listens. The port is kept for the next start. Raises `PortTaken`.
+        `name` is who listens. Only what was chosen is kept. Raises `PortTaken`.
         """
+        if port:
+            return choose_port(host, port)
         others = {number for other, number in self._ports.items() if other != name}
-        last = self._ports.get(name, 0)
-        if not port and last and last not in others:
+        if (last := self._ports.get(name)) and last not in others:
             with suppress(PortTaken):
-                port = choose_port(host, last)
-        chosen = choose_port(host, port)
-        while not port and chosen in others:
-            chosen = choose_port(host)
-        if chosen != last:
-            self._ports[name] = chosen
-            write_json(self.path / _PORTS, self._ports)
+                return choose_port(host, last)
+        while (chosen := choose_port(host)) in others:
+            pass
+        self._ports[name] = chosen
+        write_json(self.path / _PORTS, self._ports)
         return chosen
 
     def close(self) -> None:
@@ -149,8 +148,8 @@ def _passwords(path: Path) -> dict[str, str]:
     return known
 
 
-def _last_ports(path: Path) -> dict[str, int]:
-    """Return the ports of the last start, by name; empty if they cannot be read: others are as good."""
+def _chosen_ports(path: Path) -> dict[str, int]:
+    """Return the ports that earlier starts chose, by name; empty if they cannot be read: others are as good."""
     try:
         found = orjson.loads((path / _PORTS).read_bytes())
         return {str(name): int(port) for name, port in found.items()}

@@ -107,7 +107,7 @@ async def start_nats(
     sync: Durability = "fsync",
     cipher: LogCipher | None = None,
 ) -> NatsServer:
-    """Start the server and wait until it answers; port 0: that of the last start if it is free, else any free one.
+    """Start the server and wait until it answers; port 0 is one that the folder chooses.
 
     The log may grow until the disk is full, less a reserve. Raises `PortTaken`, `ChildFailed`, `EmbeddedError`, and
     `LogKeyWrong` before anything is written.

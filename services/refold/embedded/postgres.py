@@ -119,7 +119,7 @@ async def start_postgres(
 ) -> PostgresServer:
     """Make the cluster if there is none, start the server and wait until it answers.
 
-    Port 0: the port of the last start if it is free, else any free one. Raises `PortTaken`, `ChildFailed`.
+    Port 0 is one that the folder chooses. Raises `PortTaken`, `ChildFailed`.
     """
     cluster = await _open_cluster(folder)
     start = partial(_start, folder, cluster, settings or {})

@@ -176,14 +176,14 @@ class Supervisor:
             await asyncio.sleep(LAG_SECONDS)
             try:
                 await loop.send_progress()
-                await self._measure()
+                await self.measure()
             except (LogUnavailable, StoreUnavailable, TimedOut) as error:
                 get_logger().warning("lag_unknown", code=error.code, error=str(error))
 
     def _of_shard(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         return [each for each in checkpoints if each.partition in self._partitions]
 
-    async def _measure(self) -> None:
+    async def measure(self) -> None:
         """Set the metrics of the log and of the shard's lag: its partitions are always committed together."""
         ports, metrics = self._ports, self._ports.metrics
         info = await ports.log.info()

@@ -154,14 +154,14 @@ def changes_of(path: Path) -> Callable[[], Rules | None]:
 
 
 def _application(registry: CollectorRegistry) -> Any:
-    """Return the ASGI application: `/healthz` and `/metrics`."""
+    """Return the ASGI application: `/healthz`, `/readyz` and `/metrics`."""
     metrics = make_asgi_app(registry)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/metrics":
             await metrics(scope, receive, send)
             return
-        is_known = scope["path"] == "/healthz"
+        is_known = scope["path"] in {"/healthz", "/readyz"}
         status, body = (200, b'{"status":"alive"}') if is_known else (404, b"")
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})

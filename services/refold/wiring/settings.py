@@ -140,13 +140,13 @@ class Settings(BaseSettings):
     data: Path = DEFAULT_DATA
     """Data folder of `refold up`."""
     http: _Address = "127.0.0.1:8080"
-    """Where the gateway listens, HOST:PORT; port 0 = any free one, in `refold up` that of the last start if free."""
+    """Where the gateway listens, HOST:PORT; port 0 = any free one, which `refold up` chooses again if it can."""
     probe: _Address = "127.0.0.1:0"
     """Where the projector, or `refold alerts`, answers probes and metrics, HOST:PORT; port 0 as with `http`."""
     nats_port: int = Field(4222, ge=0, le=65_535)
-    """Port of the embedded NATS; 0 = that of the last start if it is free, else any free one."""
+    """Port of the embedded NATS; 0 = any free one, which is chosen again if it can."""
     postgres_port: int = Field(0, ge=0, le=65_535)
-    """Port of the embedded PostgreSQL; 0 = that of the last start if it is free, else any free one."""
+    """Port of the embedded PostgreSQL; 0 = any free one, which is chosen again if it can."""
     durability: Literal["fsync", "os"] = "fsync"
     """Embedded log: `fsync` survives power loss, `os` is for throw-away data."""
     log_key: _Key | None = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 
 import pytest
+from prometheus_client import Gauge
 
 from refold.core.errors import LogUnavailable, StoreUnavailable
 from refold.log import LogInfo
@@ -16,6 +18,8 @@ from refold.projector.supervisor import Supervisor
 from refold.store.memory import MemoryStore, Tables
 from support.projection import ROOMY, append, ports
 from support.services import until
+
+HOUR_SECONDS = 3_600
 
 
 async def _is(supervisor: Supervisor, stage: Stage) -> bool:
@@ -55,6 +59,32 @@ async def test_documents_are_loaded_only_from_a_database_that_has_what_this_proj
     task.cancel()
     await asyncio.wait({task})
     assert not any(supervisor.required_sequences())
+
+
+async def test_lag_is_the_age_of_the_first_event_that_is_not_committed() -> None:
+    now = HOUR_SECONDS
+    log, store = MemoryLog("log-1", clock=lambda: now * 10**9), MemoryStore()
+    wired = ports(log, store)
+    supervisor = Supervisor(wired, ROOMY)
+    task = asyncio.create_task(supervisor.run())
+    sequence = await append(log, "a", {"put": 1})
+    await until(lambda: _reached(supervisor, sequence))
+    task.cancel()
+    await asyncio.wait({task})
+    now += HOUR_SECONDS
+    await append(log, "a", {"put": 2})
+    now += 2
+    await append(log, "a", {"put": 3})
+    await supervisor.measure()
+    assert _value(wired.metrics.lag_events.labels(shard="0-63")) == 2
+    assert _value(wired.metrics.lag_seconds.labels(shard="0-63")) == 2
+    assert _value(wired.metrics.log_last_sequence) == sequence + 2
+    assert _value(wired.metrics.log_limit_bytes) == math.inf
+
+
+def _value(gauge: Gauge) -> float:
+    [metric] = gauge.collect()
+    return metric.samples[0].value
 
 
 async def test_an_unexpected_error_stops_it_and_is_raised() -> None:
