@@ -21,8 +21,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from refold.cli import main
+from refold.core.errors import Refused, ServiceUnavailable
 from refold.core.fold import RULES, genesis
 from refold.embedded import read_passwords
+from refold.wiring.profiling import ask_for_profile
 from refold.wiring.servers import make_embedded_log, running_servers
 from refold.wiring.settings import load
 from support.up import END_SECONDS, Up, environment, execute, run_refold
@@ -30,7 +32,7 @@ from support.up import END_SECONDS, Up, environment, execute, run_refold
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
-    running = Up.start(tmp_path_factory.mktemp("cli") / "data", "--durability", "os")
+    running = Up.start(tmp_path_factory.mktemp("cli") / "data", "--durability", "os", REFOLD_PROFILING="on")
     yield running
     assert running.stop() == 0
 
@@ -872,3 +874,26 @@ def test_top_ends_where_no_service_answers(refold):
     found = refold("top", "--url", "http://127.0.0.1:9")
     assert (found.code, found.out) == (3, "")
     assert "no service answers at http://127.0.0.1:9" in found.err
+
+
+async def test_a_service_is_profiled_by_one_request_at_a_time(up):
+    ask = partial(ask_for_profile, up.data, "projector", shape="speedscope", seconds=1)
+    first, second = await asyncio.gather(ask(instance=None), ask(instance=None), return_exceptions=True)
+    (facts, text), refused = (first, second) if isinstance(second, Refused) else (second, first)
+    assert refused.reason == "profile_running"
+    assert facts["instance"].endswith(f"-{up.child('projector').pid}")
+    assert facts["samples"] > 0
+    assert "Runner.run" in {frame["name"] for frame in json.loads(text)["shared"]["frames"]}
+    with pytest.raises(Refused, match="seconds: must be a number from 1 to 60"):
+        await ask(instance=facts["instance"], seconds=10_000)
+    with pytest.raises(ServiceUnavailable, match="no projector elsewhere-1 runs"):
+        await ask(instance="elsewhere-1")
+
+
+def test_a_profile_has_bounds_and_is_printed(refold, up, tmp_path):
+    assert refold("profile", "gateway", "--seconds", "10000", "--data", str(up.data)).code == 2
+    out = tmp_path / "profile.txt"
+    found = refold("profile", "gateway", "--seconds", "1", "--out", str(out), "--data", str(up.data))
+    assert (found.code, found.out) == (0, "")
+    assert re.search(r"gateway \S+: 1\.\d s, .* samples; overhead \d+% while it ran", found.err)
+    assert "Runner.run" in out.read_text()

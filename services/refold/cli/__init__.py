@@ -58,6 +58,9 @@ COMMANDS: Final = {
         "Operate",
         "Show what a running system is doing, once a second: services, rates, lag, latencies.",
     ),
+    "profile": Entry(
+        "profile", "Operate", "Profile a running service: where its CPU time goes, sampled each millisecond."
+    ),
     "config": Entry("operate", "Operate", "Print the settings that a service started here would use."),
     "psql": Entry(
         "operate", "Operate", "Run psql on the database of the system that runs on the data folder."

@@ -96,6 +96,7 @@ UpFlags = flags(
     *FOLD,
     "alerts",
     *TRACES,
+    "profiling",
     "log_level",
 )
 ProjectorFlags = flags(
@@ -108,9 +109,10 @@ ProjectorFlags = flags(
     "shard",
     *FOLD,
     "otlp_url",
+    "profiling",
     "log_level",
 )
-GatewayFlags = flags(*SERVERS, *HTTP, *TRACES, "log_level")
+GatewayFlags = flags(*SERVERS, *HTTP, *TRACES, "profiling", "log_level")
 
 
 def up(settings: UpFlags) -> None:  # type: ignore[valid-type]

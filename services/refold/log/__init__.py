@@ -31,6 +31,11 @@ COMMIT_SUBJECT: Final = "refold.control.commit"
 """A gateway publishes `{"sequence": N}` here while a reader waits for N: the projector commits once N is folded."""
 
 
+def profile_subject(service: str, instance: str | None = None) -> str:
+    """Return the subject on which a service is asked for a CPU profile: any instance, or one."""
+    return f"refold.control.{service}.profile{f'.{instance}' if instance else ''}"
+
+
 def change_subject(namespace: str, document: str) -> str:
     """Return the subject on which a document's changes are published."""
     return f"change.{namespace}.{token_of(document)}"

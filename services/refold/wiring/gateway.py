@@ -55,6 +55,7 @@ from refold.telemetry.metrics import (
 )
 from refold.wiring.gateway_stores import GatewayStores, opened_stores
 from refold.wiring.http_server import connections_max, serve
+from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import open_log
 from refold.wiring.service import Listener, collect_seldom, open_spans, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
@@ -100,7 +101,10 @@ async def _log_and_stores(
 ) -> AsyncIterator[tuple[JetStreamLog, GatewayStores]]:
     log = await open_log(settings.required("nats_url"), "refold-gateway")
     try:
-        async with opened_stores(settings, log, (await log.info()).log_id, sent_sequences) as stores:
+        async with (
+            opened_stores(settings, log, (await log.info()).log_id, sent_sequences) as stores,
+            answering_profiles(log.client, "gateway", is_on=settings.profiling),
+        ):
             yield log, stores
     finally:
         await log.close()

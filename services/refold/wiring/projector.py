@@ -32,6 +32,7 @@ from refold.store.keyed import KeyedStore
 from refold.telemetry.metrics import BrokerMetrics, ProjectorMetrics, ServiceMetrics
 from refold.wiring.broker import broker_of
 from refold.wiring.http_server import serve
+from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import broker_clock, connect_to, make_log, open_log, projection_traces
 from refold.wiring.service import Listener, collect_seldom, open_spans, stop_on_signals, unless_stopped
 from refold.wiring.settings import Settings
@@ -103,7 +104,8 @@ async def _ports(
             store_name=chosen.name,
             spans=stack.enter_context(open_spans(settings, "projector", registry)),
         )
-        yield ports, store
+        async with answering_profiles(log.client, "projector", is_on=settings.profiling):
+            yield ports, store
 
 
 async def _open_store(

@@ -198,7 +198,7 @@ async def put_system(data: Path | None, document: str, state: Json, *, log_id: s
     """
     # The command's output is its answer; log lines are not part of it.
     configure("error", service="refold")
-    log = await open_log(_administrator_url(data), "refold-administrator")
+    log = await open_log(administrator_url(data), "refold-administrator")
     try:
         found = (await log.info()).log_id
         if found != log_id:
@@ -228,7 +228,7 @@ async def put_system(data: Path | None, document: str, state: Json, *, log_id: s
         await log.close()
 
 
-def _administrator_url(data: Path | None) -> str:
+def administrator_url(data: Path | None) -> str:
     """Return the administrator's address: of the folder named, else `REFOLD_NATS_ADMIN_URL`, else of `./.refold`."""
     settings = load(data=data)
     is_named = "data" in settings.model_fields_set

@@ -227,6 +227,8 @@ class Settings(BaseSettings):
     """Where traces are sent by OTLP over HTTP, such as http://127.0.0.1:4318; needs the extra `refold[otel]`."""
     trace_ratio: float = Field(0.01, ge=0, le=1)
     """Share of the requests that are traced of those that bring no trace context; others are as their callers say."""
+    profiling: bool = False
+    """Let the administrator make CPU profiles of a running service (`refold profile`)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level logged."""
 

@@ -117,11 +117,18 @@ class Client:
         return self._dialer.info
 
     def subscribe(
-        self, subject: str, handle: MessageHandler, *, handle_bulk: BulkHandler | None = None
+        self,
+        subject: str,
+        handle: MessageHandler,
+        *,
+        handle_bulk: BulkHandler | None = None,
+        queue: str = "",
     ) -> bytes:
         """Call `handle` with every message, now and after each reconnect; return the subscription's id."""
         sid = b"%d" % next(self._sids)
-        subscription = self._subscriptions[sid] = Subscription(subject.encode(), handle, handle_bulk)
+        subscription = self._subscriptions[sid] = Subscription(
+            subject.encode(), handle, handle_bulk, queue.encode()
+        )
         self.write_if_connected(subscription.frame(sid))
         return sid
 

@@ -33,10 +33,12 @@ class Subscription(NamedTuple):
     subject: bytes
     handle: MessageHandler
     handle_bulk: BulkHandler | None
+    queue: bytes = b""
+    """Of all that subscribe with this name, one receives each message; empty: every one does."""
 
     def frame(self, sid: bytes) -> bytes:
         """Write the command that subscribes."""
-        return b"SUB %b %b\r\n" % (self.subject, sid)
+        return b"SUB %b %b %b\r\n" % (self.subject, self.queue, sid)
 
 
 class Event(NamedTuple):
