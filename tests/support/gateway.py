@@ -224,7 +224,8 @@ async def _made(
     feed = MemoryFeed()
     history, registry, numbers = History(store), CollectorRegistry(), count(1)
     consistency = Consistency(log, store, notices, sources)
-    outcomes = Outcomes(history.outcome, consistency)
+    metrics = GatewayMetrics(registry)
+    outcomes = Outcomes(history.outcome, consistency, metrics.outcome_wait_seconds)
     await notices.listen(REPLY_SUBJECT, outcomes.hear)
     await notices.listen(PROGRESS_SUBJECT, consistency.hear)
     await notices.listen(COMMITTED_SUBJECT, consistency.hear)
@@ -241,7 +242,7 @@ async def _made(
         reply_subject=REPLY_SUBJECT,
         checks={"nats": log.info, "postgres": store.ping},
         versions={"refold": "0.0.0", "nats": None, "postgres": None},
-        metrics=GatewayMetrics(registry),
+        metrics=metrics,
         registry=registry,
         new_id=lambda: f"made-{next(numbers)}",
         timer=time.perf_counter,

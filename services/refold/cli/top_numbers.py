@@ -21,6 +21,7 @@ LATENCIES: Final = {
     "commit": "refold_commit_seconds",
     "outcome": "refold_outcome_wait_seconds",
     "request": "refold_http_request_seconds",
+    "loop delay": "refold_loop_delay_seconds",
 }
 """Histograms whose quantiles are shown, of all services together; one that is not exposed has none."""
 

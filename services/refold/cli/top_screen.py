@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-SERVICES_MAX: Final = 6
+SERVICES_MAX: Final = 5
 STORES_MAX: Final = 3
 STATUS_OLD_SECONDS: Final = 3.0
 """A status that is older is shown with its age."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final, Literal
+from typing import Final, Literal, get_args
+
+from prometheus_client import Histogram
 
 from refold.core import json_text
 from refold.core.errors import StoreError
@@ -26,6 +28,7 @@ OUTCOMES_EARLY_MAX: Final = 20_000
 View = dict[str, Json]
 How = Literal["notice", "looked_up", "202"]
 """How a request's outcome came: by the projector's notice, from the store, or not in time."""
+HOWS: Final[tuple[How, ...]] = get_args(How)
 
 LookUp = Callable[[str, str, int], Awaitable[View | None]]
 
@@ -33,8 +36,9 @@ LookUp = Callable[[str, str, int], Awaitable[View | None]]
 class Outcomes:
     """Which request waits for which sequence, and the outcomes that arrived before their request waited."""
 
-    def __init__(self, look_up: LookUp, consistency: Consistency) -> None:
-        """Look lost outcomes up through `look_up(namespace, document, sequence)`."""
+    def __init__(self, look_up: LookUp, consistency: Consistency, wait_seconds: Histogram) -> None:
+        """Look lost outcomes up through `look_up(namespace, document, sequence)`; observe waits by how they ended."""
+        self._wait_seconds = {how: wait_seconds.labels(how=how) for how in HOWS}
         self._look_up = look_up
         self._consistency = consistency
         # Several, where an author sends an event again while the first request still waits.
@@ -70,12 +74,13 @@ class Outcomes:
 
     async def wait(self, namespace: str, document: str, sequence: int, deadline: float) -> View | None:
         """Wait for an event's outcome; None where the deadline (the loop's clock) passes or the gateway stops."""
-        trace = TRACE.get()
-        if trace is None:
-            return (await self._wait(namespace, document, sequence, deadline))[0]
-        trace.begin_wait()
+        trace, began = TRACE.get(), deadline_in(0)
+        if trace is not None:
+            trace.begin_wait()
         outcome, how = await self._wait(namespace, document, sequence, deadline)
-        trace.end_wait(how, "pending" if outcome is None else str(outcome["status"]))
+        self._wait_seconds[how].observe(deadline_in(0) - began)
+        if trace is not None:
+            trace.end_wait(how, "pending" if outcome is None else str(outcome["status"]))
         return outcome
 
     async def _wait(

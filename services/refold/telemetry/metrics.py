@@ -138,6 +138,11 @@ class GatewayMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         seconds = partial(Histogram, buckets=_SECONDS, registry=registry)
         self.append_seconds = seconds("refold_append_seconds", "Time until an append is durable.")
+        self.outcome_wait_seconds = seconds(
+            "refold_outcome_wait_seconds",
+            "Time that a request waits for its outcome, by how that ended.",
+            ["how"],
+        )
         labels = ["route", "method", "status"]
         self.http_seconds = seconds("refold_http_request_seconds", "Time of one HTTP request.", labels)
 

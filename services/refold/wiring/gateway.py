@@ -127,7 +127,9 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
         reader = CachedReader(stores.reader, bytes_max=settings.cache_states_bytes)
         history, notices = History(reader), JetStreamNotices(log.client)
         consistency = Consistency(log, reader, notices, sources)
-        outcomes = Outcomes(history.outcome, consistency)
+        registry = _registry(log, reader, sources)
+        gateway_metrics = GatewayMetrics(registry)
+        outcomes = Outcomes(history.outcome, consistency, gateway_metrics.outcome_wait_seconds)
         new_id = _ids().__next__
         # No author can guess the subject on which outcomes come.
         reply_subject = f"{REPLY_SUBJECT}.{new_id()}"
@@ -139,10 +141,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
         await consistency.refresh()
         info = await log.info()
         end_sequence = info.last_sequence
-        if end_sequence < consistency.sequence:
-            # New events would get the sequences of those that the log has lost.
-            message = "the log ends before what has been folded from it"
-            raise LogHole(message, last_sequence=end_sequence, folded_sequence=consistency.sequence)
+        _refuse_hole(end_sequence, consistency.sequence)
         if sources is not None:
             # A gateway before this one may have answered from any of it.
             sources.require(end_sequence, ALL_PARTITIONS)
@@ -153,7 +152,6 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             lag_seconds_max=settings.ready_lag_seconds,
             allows_stale_reads=settings.stale_reads,
         )
-        registry = _registry(log, reader, sources)
         metrics, past = LiveMetrics(registry), Past(newest, History(newest), consistency)
         feed = Feed(notices, newest, past, consistency, metrics)
         live = _live(settings, feed, past, Backlog(log, newest), consistency, log_name(info.log_id), metrics)
@@ -171,7 +169,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             checks=_checks(log, stores),
             problems=partial(_problems, log, stores),
             versions=ChainMap(stores.versions, _versions(log)),
-            metrics=GatewayMetrics(registry),
+            metrics=gateway_metrics,
             registry=registry,
             new_id=new_id,
             timer=time.perf_counter,
@@ -181,6 +179,13 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             in_flight_limits=_in_flight_limits(settings),
         )
         yield context, feed
+
+
+def _refuse_hole(last_sequence: int, folded_sequence: int) -> None:
+    if last_sequence < folded_sequence:
+        # New events would get the sequences of those that the log has lost.
+        message = "the log ends before what has been folded from it"
+        raise LogHole(message, last_sequence=last_sequence, folded_sequence=folded_sequence)
 
 
 def _versions(log: JetStreamLog) -> dict[str, str | None]:

@@ -87,7 +87,7 @@ def test_everything_fits_on_80_by_24(history):
     assert max(len(line.text) for line in lines) == 80
     text = "\n".join(line.text for line in lines)
     for part in (
-        "and 5 more",
+        "and 6 more",
         "per second",
         "lag, last 60 s",
         "request",

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from refold.core import json_text
 from refold.core.errors import StoreUnavailable
@@ -16,6 +17,7 @@ from refold.gateway import outcomes as outcomes_module
 from refold.gateway.consistency import Consistency
 from refold.gateway.outcomes import Outcomes
 from refold.log.memory import MemoryLog, MemoryNotices
+from refold.telemetry.metrics import GatewayMetrics
 
 
 class Store:
@@ -64,8 +66,13 @@ async def consistency(store: Store) -> AsyncIterator[Consistency]:
 
 
 @pytest.fixture
-def outcomes(store: Store, consistency: Consistency) -> Outcomes:
-    return Outcomes(store.look_up, consistency)
+def metrics() -> GatewayMetrics:
+    return GatewayMetrics(CollectorRegistry())
+
+
+@pytest.fixture
+def outcomes(store: Store, consistency: Consistency, metrics: GatewayMetrics) -> Outcomes:
+    return Outcomes(store.look_up, consistency, metrics.outcome_wait_seconds)
 
 
 def later(seconds: float = 30.0) -> float:
@@ -216,6 +223,18 @@ async def test_outcomes_without_a_waiter_are_bounded(
 async def test_an_outcome_whose_notice_is_lost_is_looked_up(outcomes: Outcomes, store: Store) -> None:
     store.views[4] = {"sequence": 4, "status": "rejected"}
     assert await outcomes.wait("n", "d", 4, later()) == store.views[4]
+
+
+async def test_waits_are_observed_by_how_they_ended(
+    outcomes: Outcomes, store: Store, metrics: GatewayMetrics
+) -> None:
+    outcomes.hear("", b'{"sequence": 1, "status": "applied"}')
+    store.views[2] = {"sequence": 2, "status": "applied"}
+    for sequence in (1, 2, 3):
+        await outcomes.wait("n", "d", sequence, later(0.02))
+    samples = next(iter(metrics.outcome_wait_seconds.collect())).samples
+    counts = {each.labels["how"]: each.value for each in samples if each.name.endswith("_count")}
+    assert counts == {"notice": 1, "looked_up": 1, "202": 1}
 
 
 async def test_after_a_lost_notice_outcomes_of_the_same_commit_are_looked_up(
