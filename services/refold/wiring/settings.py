@@ -30,7 +30,7 @@ from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS
 from refold.store.layers import COMPRESSED_BYTES_MIN, COMPRESSION_PATTERN, COMPRESSION_RULE
 from refold.store.layers.cached import CACHE_STATES_BYTES
 from refold.telemetry import HIDDEN, redacted_text
-from refold.wiring.store_url import read_stores
+from refold.wiring.store_url import check_address, read_stores
 
 PREFIX: Final = "REFOLD_"
 _MEBIBYTE: Final = 1024 * 1024
@@ -70,7 +70,18 @@ _Address = Annotated[str, AfterValidator(_address)]
 _NatsUrl = Annotated[
     SecretStr, _must("begin with nats:// or tls://", r"(nats|tls)://[^,]*(,(nats|tls)://[^,]*)*")
 ]
-_PostgresUrl = Annotated[SecretStr, _must("begin with postgres:// or postgresql://", r"postgres(ql)?://.*")]
+
+
+def _postgres_url(value: SecretStr) -> SecretStr:
+    check_address(value.get_secret_value(), "postgres")
+    return value
+
+
+_PostgresUrl = Annotated[
+    SecretStr,
+    _must("begin with postgres:// or postgresql://", r"postgres(ql)?://.*"),
+    AfterValidator(_postgres_url),
+]
 _Key = Annotated[
     SecretStr, _must("have 32 to 512 characters, such as `openssl rand -hex 32` prints", r".{32,512}")
 ]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from refold.telemetry import redacted_text
 
@@ -55,6 +55,8 @@ _DRIVER_OPTIONS: Final[Mapping[Kind, frozenset[str]]] = {
     "redis": frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}),
     "files": frozenset(),
 }
+_PORTS: Final[Mapping[Kind, int]] = {"postgres": 5432, "redis": 6379}
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _POOL_MAX: Final = 1_000
 _SECONDS_MAX: Final = 3_600.0
 
@@ -87,6 +89,24 @@ class StoreUrl:
         return Path(unquote(urlsplit(self.url).path))
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """What two addresses of one store have in common: host, port and database, or the folder."""
+        if not self.url:
+            return (self.kind,)
+        if self.kind == "files":
+            return (self.kind, self.folder.resolve())
+        split = urlsplit(self.url)
+        given = dict(parse_qsl(split.query))
+        hosts = tuple(
+            ("localhost" if host in _LOOPBACK else host, port or _PORTS[self.kind])
+            for host, port in _hosts(split)
+        )
+        database = unquote(split.path.strip("/")) or given.get("dbname") or given.get("database")
+        if self.kind == "redis":
+            return (self.kind, hosts, int(database or 0))
+        return (self.kind, hosts, database or split.username)
+
+    @property
     def text(self) -> str:
         """The address with its options, as it is set: a secret."""
         given = (("pool", self.pool), ("connect", self.connect_seconds), ("command", self.command_seconds))
@@ -110,8 +130,11 @@ def read_stores(text: str) -> tuple[StoreUrl, ...]:
         counts[store.kind] += 1
         number = counts[store.kind]
         named.append(replace(store, name=store.kind if number == 1 else f"{store.kind}-{number}"))
-    if len({store.url or store.kind for store in named}) < len(named):
-        raise ValueError("must be different stores: one is named twice")
+    places: dict[tuple[object, ...], str] = {}
+    for store in named:
+        if (other := places.setdefault(store.place, store.name)) != store.name:
+            rule = f"must be different stores: one is named twice, {other} and {store.name} are the same"
+            raise ValueError(rule)
     return tuple(named)
 
 
@@ -125,17 +148,18 @@ def _read(text: str) -> StoreUrl:
             "must be addresses that begin with postgres://, redis://, rediss://, valkey:// or file:///, "
             "with spaces between them; `refold up` also knows postgres and files"
         )
-    split = urlsplit(text)
+    split = check_address(text, kind)
     if kind == "files" and (split.netloc or not split.path.startswith("/") or split.path == "/"):
         raise ValueError("must name a folder of this machine as file:///FOLDER")
     given = parse_qsl(split.query, keep_blank_values=True)
     own = {name: value for name, value in given if name in _OPTIONS[kind]}
     rest = [(name, value) for name, value in given if name not in own]
     _refuse_unknown(kind, rest)
-    plain = split._replace(query=urlencode(rest))
-    if scheme == "valkey":
-        plain = plain._replace(scheme="redis")
-    url = plain.geturl() if kind != "files" else f"file://{split.path}"
+    url = f"file://{split.path}"
+    if kind != "files":
+        # Not `geturl`, which leaves out the slashes before an empty host.
+        query = f"?{urlencode(rest)}" if rest else ""
+        url = f"{'redis' if scheme == 'valkey' else scheme}://{split.netloc}{split.path}{query}"
     pool = own.get("pool")
     return StoreUrl(
         kind=kind,
@@ -144,6 +168,42 @@ def _read(text: str) -> StoreUrl:
         connect_seconds=_seconds(kind, own, "connect"),
         command_seconds=_seconds(kind, own, "command"),
     )
+
+
+def check_address(text: str, kind: Kind) -> SplitResult:
+    """Return an address in its parts. Raises `ValueError` for a host, port or database that no driver could use."""
+    example = f"{kind}://HOST:{_PORTS.get(kind, '')}"
+    rule = (
+        f"must have a host and, if any, a port from 1 to 65535, as in {example}; "
+        "a password has / ? # @ as %2F %3F %23 %40"
+    )
+    try:
+        split = urlsplit(text)
+        hosts = [] if kind == "files" else _hosts(split)
+    except ValueError:
+        # Its own message may repeat the password.
+        raise ValueError(rule) from None
+    ports = (port for _, port in hosts if port is not None)
+    if split.fragment or not all(host for host, _ in hosts) or not all(1 <= it <= 65_535 for it in ports):
+        raise ValueError(rule)
+    database = split.path.removeprefix("/")
+    if kind == "redis" and database and not (database.isascii() and database.isdigit()):
+        raise ValueError(f"must name the database of Redis by its number, as in {example}/3")
+    return split
+
+
+def _hosts(split: SplitResult) -> list[tuple[str, int | None]]:
+    """Return hosts and ports; PostgreSQL may have several, and may have them in the query."""
+    given = dict(parse_qsl(split.query))
+    hosts = split.netloc.rpartition("@")[2] or given.get("host", "")
+    if hosts.startswith("/"):
+        return [(hosts, int(given.get("port", "0")) or None)]
+    parts = [urlsplit(f"//{part}") for part in hosts.split(",")]
+    ports = given.get("port", "").split(",")
+    return [
+        (part.hostname or "", int(ports[-1]) if part.port is None and ports[-1] else part.port)
+        for part in parts
+    ]
 
 
 def _refuse_unknown(kind: Kind, options: Sequence[tuple[str, str]]) -> None:

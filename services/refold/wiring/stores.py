@@ -45,7 +45,7 @@ def store_urls(settings: Settings) -> tuple[StoreUrl, ...]:
     """Return the stores that a service uses. Raises `Refused` where none is set, or one that only `refold up` knows."""
     if settings.stores is None:
         return (StoreUrl(kind="postgres", url=settings.required("postgres_url"), name="postgres"),)
-    stores = read_stores(settings.required("stores"))
+    stores = _read(settings)
     for store in stores:
         if not store.url:
             rule = f"{store.kind} without an address is the data folder's, which only `refold up` starts"
@@ -59,9 +59,17 @@ def own_stores(settings: Settings) -> tuple[StoreUrl, ...]:
     Without a setting it is PostgreSQL, or the files of a folder that has only these.
     """
     if settings.stores is not None:
-        return read_stores(settings.required("stores"))
+        return _read(settings)
     has_only_files = files_folder(settings.data).exists() and not (settings.data / "postgres").exists()
     return read_stores("files" if has_only_files else "postgres")
+
+
+def _read(settings: Settings) -> tuple[StoreUrl, ...]:
+    """Read the stores: those of the data folder have got addresses since the setting was read."""
+    try:
+        return read_stores(settings.required("stores"))
+    except ValueError as error:
+        raise Refused("bad_setting", str(error), field="REFOLD_STORES") from error
 
 
 def has_postgres(settings: Settings) -> bool:

@@ -34,6 +34,15 @@ def test_options_of_refold_are_taken_out_of_the_drivers_address():
         ("file://host/f", "must name a folder of this machine"),
         ("mysql://u:s3cret@h/d", "must be addresses that begin with"),
         ("redis://:s3cret@h redis://:s3cret@h", "one is named twice"),
+        ("redis://", "must have a host and, if any, a port from 1 to 65535, as in redis://HOST:6379"),
+        ("postgres://", "must have a host"),
+        ("postgres://u:s3cret@127.0.0.1:99999/x", "port from 1 to 65535"),
+        ("postgres://h1,h2:0/x", "port from 1 to 65535"),
+        ("redis://:s3/cret@h:6379", "a password has / ? # @ as %2F"),
+        ("redis://:s3cret@h:1/abc", "must name the database of Redis by its number"),
+        ("redis://127.0.0.1/3 redis://[::1]:6379/3", "redis and redis-2 are the same"),
+        ("postgres://u:s3cret@localhost/d postgresql://127.0.0.1:5432?dbname=d", "named twice"),
+        ("file:///f/../g file:///g", "files and files-2 are the same"),
         (" ".join(f"redis://s3cret:p@h{n}" for n in range(9)), "must be 1 to 8 stores"),
     ],
 )
@@ -43,6 +52,23 @@ def test_a_bad_address_is_refused_by_its_rule_and_not_repeated(monkeypatch, text
         load()
     assert refused.value.field == "REFOLD_STORES"
     assert rule in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_several_hosts_sockets_and_other_databases_of_one_server_are_taken():
+    addresses = "postgres://h1:1,h2:2/d postgres:///d?host=/run/postgres redis://h/1 redis://h/2"
+    assert [store.url for store in read_stores(addresses.replace("/run/", "%2Frun%2F"))] == [
+        "postgres://h1:1,h2:2/d",
+        "postgres:///d?host=%2Frun%2Fpostgres",
+        "redis://h/1",
+        "redis://h/2",
+    ]
+
+
+@pytest.mark.parametrize("url", ["postgres://", "postgres://u:s3cret@h:99999/d"])
+def test_the_postgres_url_has_a_host_and_a_port(url):
+    with pytest.raises(Refused, match="must have a host") as refused:
+        load(postgres_url=url)
     assert "s3cret" not in str(refused.value)
 
 
