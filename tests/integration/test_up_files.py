@@ -58,7 +58,7 @@ async def test_a_dictionary_is_used_by_the_running_projector_and_gateway(up):
         for begin in (0, 100):
             await asyncio.gather(*map(put, range(begin, begin + 100)))
         trained = json.loads(run_refold(*trained_by).stdout)
-        assert (trained["documents"], trained["held_out"]) == (150, 50)
+        assert (trained["store"], trained["documents"], trained["held_out"]) == ("files", 150, 50)
         assert trained["bytes_with"] < trained["bytes_without"] / 2
         await put(500)
         assert (await refold.get("orders", "d500")).state["number"] == 500

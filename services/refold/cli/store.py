@@ -104,12 +104,14 @@ def train(
     from refold.wiring.audit import run_train
 
     settings = reach_servers(data)
-    number, trained = asyncio.run(run_train(settings, namespace, name=store))
+    trained_in, number, trained = asyncio.run(run_train(settings, namespace, name=store))
     facts = {name: getattr(trained, name) for name in TRAINED}
     if output.is_json:
-        json_line({"namespace": namespace, "dictionary": number, "bytes": len(trained.content), **facts})
+        where = {"namespace": namespace, "store": trained_in, "dictionary": number}
+        json_line({**where, "bytes": len(trained.content), **facts})
         return
-    say(f"Dictionary {number}: {len(trained.content):,} bytes of {trained.documents:,} documents", "green")
+    made = f"{len(trained.content):,} bytes of {trained.documents:,} documents"
+    say(f"Dictionary {number} of {trained_in}: {made}", "green")
     sizes = [trained.plain_bytes, trained.bytes_without, trained.bytes_with]
     plain, without, by_it = (size / trained.held_out for size in sizes)
     saved = 1 - trained.bytes_with / trained.bytes_without

@@ -109,10 +109,12 @@ async def run_compare(
         return await stores.compare_stores(*sides, listener)
 
 
-async def run_train(settings: Settings, namespace: str, *, name: str | None) -> tuple[int, training.Trained]:
-    """Train a dictionary of a namespace's states and keep it in their store; return its number. Raises `Refused`.
+async def run_train(
+    settings: Settings, namespace: str, *, name: str | None
+) -> tuple[str, int, training.Trained]:
+    """Train a dictionary of a namespace's states and keep it in their store; return the store's name and its number.
 
-    The store is the one of that name, by default the first that keeps dictionaries.
+    The store is the one of that name, by default the first that keeps dictionaries. Raises `Refused`.
     """
     store = dictionary_store(settings, name)
     if not settings.compression.startswith("zstd"):
@@ -129,7 +131,7 @@ async def run_train(settings: Settings, namespace: str, *, name: str | None) -> 
         options = (settings.compression, settings.compression_bytes_min)
         trained = training.train(namespace, states, counted.documents, *options)
         number = await cast("DictionaryKeeper", reader).add_dictionary(namespace, trained.content)
-        return number, trained
+        return store.name, number, trained
 
 
 async def _check_bound(settings: Settings, store: StoreUrl, log_id: str) -> None:

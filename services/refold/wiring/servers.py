@@ -65,6 +65,7 @@ from refold.wiring.stores import (
     has_postgres,
     open_store,
     own_stores,
+    storage_flags,
     store_urls,
 )
 
@@ -170,9 +171,9 @@ def log_cipher(settings: Settings) -> LogCipher | None:
 
 def reach(data: Path | None) -> Settings:
     """Return settings that reach running servers: those of the folder named, else of `REFOLD_NATS_URL` with
-    `REFOLD_STORES` or `REFOLD_POSTGRES_URL`, else of `./.refold`.
+    `REFOLD_STORES` or `REFOLD_POSTGRES_URL`, else of `./.refold`. Of a folder, values are stored as its system does.
 
-    Raises `ServiceUnavailable` if no system runs on the folder.
+    Raises `ServiceUnavailable` if no system runs on the folder, `Refused` where a variable contradicts its settings.
     """
     # The command's output is its answer; log lines are not part of it.
     configure("error", service="refold")
@@ -184,8 +185,9 @@ def reach(data: Path | None) -> Settings:
         raise no_system(settings.data if "data" in settings.model_fields_set else None)
     address = urlsplit(str(endpoints["nats"])).netloc
     nats_url = f"nats://projector:{passwords['projector']}@{address}"
-    stores = endpoints["stores"]
-    return load(data=data, nats_url=nats_url, postgres_url=endpoints.get("postgres"), stores=stores)
+    postgres_url, stores = endpoints.get("postgres"), endpoints["stores"]
+    storage = storage_flags(settings, endpoints.get("storage", {}))
+    return load(data=data, nats_url=nats_url, postgres_url=postgres_url, stores=stores, **storage)
 
 
 # --- The log and the projection on them ---------------------------------------------------------------

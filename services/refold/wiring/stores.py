@@ -6,7 +6,7 @@ Used by every composition. The order of the stores is the order of preference fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
@@ -28,7 +28,7 @@ from refold.store.redis import schema as redis_schema
 from refold.store.sqlite import SqliteStore
 from refold.store.sqlite import schema as sqlite_schema
 from refold.store.sqlite.swap import SqliteSchemaSwap
-from refold.telemetry import redacted_text
+from refold.telemetry import HIDDEN, redacted_text
 from refold.telemetry.logging import get_logger
 from refold.wiring.settings import Settings, environment_without
 from refold.wiring.store_url import StoreUrl, read_stores
@@ -155,6 +155,47 @@ def key_source(settings: Settings) -> KeySource | None:
     if settings.keys_command is not None:
         return KeyCommand(settings.keys_command.get_secret_value(), environment_without())
     return None
+
+
+def storage_settings(settings: Settings) -> dict[str, object]:
+    """Return the settings that say how values are stored, for the endpoints of a running system; a secret is hidden."""
+    return {
+        "keys": None if settings.keys is None else str(settings.keys.absolute()),
+        "keys_command": HIDDEN if settings.keys is None and settings.keys_command is not None else None,
+        "encrypt": settings.encrypt,
+        "compression": settings.compression,
+        "compression_bytes_min": settings.compression_bytes_min,
+    }
+
+
+def storage_flags(settings: Settings, running: Mapping[str, object]) -> dict[str, object]:
+    """Return the flags by which a command stores values as the running system does, whose settings are `running`.
+
+    Raises `Refused` where a variable says otherwise, and where only a variable can say it: the command of the keys.
+    """
+    ours = {**storage_settings(settings), "encrypt": _level(settings.encrypt, running)}
+    theirs = {**running, "encrypt": _level(running.get("encrypt"), running)}
+    for name in running:
+        if name in settings.model_fields_set and not _is_same(name, ours[name], theirs[name]):
+            has = "it is not set there" if running[name] is None else f"it is {theirs[name]} there"
+            rule = f"is not as in the running system ({has}): unset it, or start the system again with it"
+            raise Refused("bad_setting", rule, field=f"REFOLD_{name.upper()}")
+    if running.get("keys_command") and settings.keys_command is None:
+        rule = "must be set as for the running system, which has its keys from a command"
+        raise Refused("bad_setting", rule, field="REFOLD_KEYS_COMMAND", shape="nothing")
+    return {name: value for name, value in running.items() if name != "keys_command"}
+
+
+def _level(encrypt: object, running: Mapping[str, object]) -> object:
+    """Return what is encrypted where the setting is that, or None."""
+    return encrypt or ("history" if running.get("keys") or running.get("keys_command") else "none")
+
+
+def _is_same(name: str, ours: object, theirs: object) -> bool:
+    if name == "keys" and ours is not None and theirs is not None:
+        return Path(str(ours)).resolve() == Path(str(theirs)).resolve()
+    # Where there is a file, a command is not used.
+    return ours == theirs or (name == "keys_command" and ours is None)
 
 
 def encoding_of(store: StoreUrl, settings: Settings) -> str:

@@ -29,7 +29,7 @@ from refold.wiring.servers import Servers, log_cipher, make_embedded_log, refuse
 from refold.wiring.service import Listener, hand_work, start_process, stop_on_signals
 from refold.wiring.settings import Settings, described, handed_on, load
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import has_postgres, own_stores, store_urls
+from refold.wiring.stores import has_postgres, own_stores, storage_settings, store_urls
 from refold.wiring.supervise import Part, Say, kept, nats_fault, postgres_fault, service_fault
 
 LOOK_SECONDS: Final = 0.05
@@ -142,6 +142,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
                 "http": http,
                 "probe": urls["projector"],
                 "services": urls,
+                "storage": storage_settings(settings),
                 **servers.addresses(found),
             }
             write_endpoints(servers.folder.path, endpoints, described(settings))
