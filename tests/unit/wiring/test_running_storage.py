@@ -1,4 +1,4 @@
-"""A command stores values as the system that runs on the folder does, and is refused where a variable says otherwise."""
+"""A command stores values as the system of the folder does, and is refused where a variable says otherwise."""
 
 from __future__ import annotations
 
