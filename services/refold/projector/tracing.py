@@ -13,7 +13,7 @@ from refold.core.stream import Route
 from refold.telemetry.tracing import Attributes, Span, SpanContext, Spans, sampled_context
 
 TRACED_EVENTS_MAX: Final = 64
-"""Events of one commit that have spans: each costs about 30 µs. Those of further ones are counted."""
+"""Events of one commit that have spans, which cost 0.1 to 0.2 ms with their sending. Those of others are counted."""
 
 EVENT_SPANS: Final = 3
 """Spans of one event."""
