@@ -59,7 +59,7 @@ COMMANDS: Final = {
         "Show what a running system is doing, once a second: services, rates, lag, latencies.",
     ),
     "profile": Entry(
-        "profile", "Operate", "Profile a running service: where its CPU time goes, sampled each millisecond."
+        "profile", "Operate", "Profile a running service: where its CPU time goes, sampled every 2 ms."
     ),
     "config": Entry("operate", "Operate", "Print the settings that a service started here would use."),
     "psql": Entry(

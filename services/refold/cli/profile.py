@@ -29,7 +29,7 @@ async def profile(
     ] = None,
     data: DataOption = None,
 ) -> None:
-    """Profile a running service: where its CPU time goes, sampled each millisecond.
+    """Profile a running service: where its CPU time goes, sampled every 2 ms.
 
     The service must run with REFOLD_PROFILING=on. It needs the administrator's rights: on the data folder of
     `refold up`, or by REFOLD_NATS_ADMIN_URL.

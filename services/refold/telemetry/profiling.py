@@ -1,6 +1,6 @@
-"""CPU profiles of this process: a thread looks at the event loop's stack each millisecond, without ptrace.
+"""CPU profiles of this process: a thread looks at the event loop's stack every 2 ms, without ptrace.
 
-Used by `refold.wiring.profiling`. Nothing is hooked, so a profile costs a few percent while it runs, and nothing after.
+Used by `refold.wiring.profiling`. Nothing is hooked, so a profile costs little while it runs, and nothing after.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Format = Literal["text", "speedscope"]
 
 SECONDS_MIN: Final = 1.0
 SECONDS_MAX: Final = 60.0
-INTERVAL_SECONDS: Final = 0.001
+INTERVAL_SECONDS: Final = 0.002
 """Time between two looks; a loop that is busy passes the interpreter on after this, too."""
 
 DEPTH_MAX: Final = 100
