@@ -357,6 +357,7 @@ def test_a_projection_is_verified_rebuilt_and_its_damage_reported(refold, up):
         "found": [],
         "seconds": 0,
         "sequence": printed(refold("status", "--json"))["folded_sequence"],
+        "store": "postgres",
     }
     second = printed(refold("verify", "proof", *data, "--independent", "--json"))
     assert (second["differences"], second["coverage"]) == (0, {"puts and deletes": 3})

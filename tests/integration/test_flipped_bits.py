@@ -109,7 +109,7 @@ async def read(log, memory, store):
             different += [] if rejections[0] == rejections[1] else [rejections]
     except StoreDamaged:
         how.add("read")
-    wrong = [each for each in different if not getattr(each, "found", "").startswith("unreadable in store")]
+    wrong = [each for each in different if not getattr(each, "found", "").startswith("unreadable")]
     how |= {"read" for _ in different}
     return how, wrong
 

@@ -43,7 +43,7 @@ class Side(NamedTuple):
 
     def damage(self, error: StoreDamaged) -> str:
         """Describe damage; different from that of the other store, so that both are reported."""
-        return f"unreadable in {self.name}: {error}"
+        return f"unreadable: {error}"
 
 
 @dataclass(slots=True, kw_only=True)

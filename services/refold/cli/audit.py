@@ -15,22 +15,25 @@ import typer
 from refold.cli.errors import REFUSED
 from refold.cli.options import DataOption, Output
 from refold.cli.output import console, json_line, print_beside, printable, say, working
-from refold.core.errors import Refused, ServiceUnavailable
+from refold.core.errors import Refused, ServiceUnavailable, StoreUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from rich.progress import Progress
 
     from refold.audit import Difference
     from refold.audit import rebuild as rebuilding
     from refold.store.ports import Unequal
     from refold.wiring.settings import Settings
+    from refold.wiring.store_url import StoreUrl
 
 StoreOption = Annotated[
     str | None,
     typer.Option(
         "--store",
         metavar="NAME",
-        help="The store: postgres, files, redis, redis-2; by default the first that keeps all versions.",
+        help="A store that keeps all versions: postgres, files, files-2; by default the first of these.",
     ),
 ]
 LISTENS_SECONDS = 2.0
@@ -69,8 +72,10 @@ def verify(
     from refold.audit.verify import Listener, Scope
     from refold.wiring.audit import run_verify
     from refold.wiring.service import run_folding
+    from refold.wiring.stores import audited_store, store_urls
 
-    settings = reach_servers(data)
+    settings = reach_servers(data, lambda it: [audited_store(it, store)])
+    audited, has_several = audited_store(settings, store).name, len(store_urls(settings)) > 1
     namespace, _, document = (target or "").partition("/")
     scope = Scope(namespace=namespace or None, document=document or None)
     coverage = Coverage() if is_independent else None
@@ -90,12 +95,15 @@ def verify(
     if output.is_json:
         facts = {"documents": tally.documents, "events": tally.events, "differences": tally.differences}
         judged = {} if coverage is None else {"coverage": dict(coverage)}
-        report.print_json({"sequence": tally.end_sequence, **facts, **judged, "found": report.found})
+        report.print_json(
+            {"store": audited, "sequence": tally.end_sequence, **facts, **judged, "found": report.found}
+        )
     else:
         for what, count in sorted((coverage or Coverage()).items()):
             say(f"{count:>12,}  {what}")
         result = f"{tally.differences:,} differences" if tally.differences else "clean"
-        counts = f"{tally.documents:,} documents, {tally.events:,} events"
+        where = f" in {audited}" if has_several else ""
+        counts = f"{tally.documents:,} documents, {tally.events:,} events{where}"
         text = f"{result}: {counts}, up to sequence {tally.end_sequence:,}, in "
         say(text + report.pace(tally.read_sequence), "red" if tally.differences else "green")
     if tally.differences:
@@ -140,11 +148,12 @@ def rebuild(
     from refold.wiring.audit import run_rebuild
     from refold.wiring.service import run_folding
     from refold.wiring.settings import load
+    from refold.wiring.stores import audited_store
 
     configure("error", service="refold")
     settings = load(data=data)
     if settings.names_servers:
-        _refuse_silent(settings)
+        _refuse_silent(settings, [audited_store(settings, store, is_rebuilt=True)])
     with working() as progress:
         report = Report(progress, is_json=output.is_json)
         listener, is_compared = _listener(report), not is_from_nothing
@@ -171,7 +180,7 @@ def _say_rebuilt(
     else:
         say(f"rebuilt from the log to sequence {ended.sequence:,}: {replayed}", "green")
     if kept:
-        say(f"The damaged projection is kept as {kept}; drop it when you no longer need it.")
+        say(f"The damaged projection is kept as {kept}; delete it when you no longer need it.")
 
 
 class Report:
@@ -215,28 +224,34 @@ def _listener(report: Report) -> rebuilding.Listener:
     )
 
 
-def reach_servers(data: Path | None, *, has_stores: bool = True) -> Settings:
-    """Find the running system; without `has_stores` its stores need not listen. Raises `ServiceUnavailable`."""
+def reach_servers(
+    data: Path | None, needed: Callable[[Settings], Sequence[StoreUrl]] | None = None
+) -> Settings:
+    """Find the running system; the stores that are `needed`, by default all, must listen.
+
+    Raises `ServiceUnavailable`, and `StoreUnavailable` which names the store.
+    """
     from refold.wiring.servers import reach
+    from refold.wiring.stores import store_urls
 
     settings = reach(data)
-    _refuse_silent(settings, has_stores=has_stores)
+    _refuse_silent(settings, (needed or store_urls)(settings))
     return settings
 
 
-def _refuse_silent(settings: Settings, *, has_stores: bool = True) -> None:
-    """Raise `ServiceUnavailable` at once where a server does not listen."""
-    from refold.wiring.stores import store_urls
-
-    stores = [store.url for store in store_urls(settings) if has_stores and store.kind != "files"]
-    silent = [url for url in (settings.required("nats_url"), *stores) if not _listens(url)]
-    if not silent:
-        return
+def _refuse_silent(settings: Settings, stores: Sequence[StoreUrl]) -> None:
+    """Raise at once where a server does not listen."""
     from refold.telemetry import redacted_text
 
-    addresses = redacted_text(", ".join(silent))
-    message = f"no system runs there: nothing listens at {addresses}; start it with `refold up`"
-    raise ServiceUnavailable(message, missing=str(settings.data))
+    silent = [store for store in stores if store.kind != "files" and not _listens(store.url)]
+    nats_url = settings.required("nats_url")
+    if not _listens(nats_url):
+        addresses = redacted_text(", ".join((nats_url, *(store.url for store in silent))))
+        message = f"no system runs there: nothing listens at {addresses}; start it with `refold up`"
+        raise ServiceUnavailable(message, missing=str(settings.data))
+    if silent:
+        listed = ", ".join(f"{store.name} at {store.address}" for store in silent)
+        raise StoreUnavailable(f"the store cannot be reached: nothing listens for {listed}")
 
 
 def _listens(url: str) -> bool:

@@ -64,7 +64,7 @@ def status(output: Output, data: DataOption = None) -> None:
     """
     from refold.wiring.keys import read_status
 
-    found = asyncio.run(read_status(reach_servers(data, has_stores=False)))
+    found = asyncio.run(read_status(reach_servers(data, lambda _: [])))
     if output.is_json:
         json_line(found)
         return

@@ -26,7 +26,7 @@ def status(output: Output, data: DataOption = None) -> None:
     """
     from refold.wiring.audit import read_stores_status
 
-    stores = asyncio.run(read_stores_status(reach_servers(data, has_stores=False)))
+    stores = asyncio.run(read_stores_status(reach_servers(data, lambda _: [])))
     if output.is_json:
         json_line(stores)
     else:
@@ -47,8 +47,9 @@ def compare(
     from refold.audit.stores import Listener
     from refold.wiring.audit import run_compare
     from refold.wiring.service import run_folding
+    from refold.wiring.stores import store_named, store_urls
 
-    settings = reach_servers(data)
+    settings = reach_servers(data, lambda it: [store_named(store_urls(it), name) for name in (first, second)])
     with working() as progress:
         report = Report(progress, is_json=output.is_json)
         listener = Listener(
@@ -102,8 +103,9 @@ def train(
     stored stays as it is: the projector writes by the dictionary from its next commit on, a rebuild writes all.
     """
     from refold.wiring.audit import run_train
+    from refold.wiring.stores import dictionary_store
 
-    settings = reach_servers(data)
+    settings = reach_servers(data, lambda it: [dictionary_store(it, store)])
     trained_in, number, trained = asyncio.run(run_train(settings, namespace, name=store))
     facts = {name: getattr(trained, name) for name in TRAINED}
     if output.is_json:

@@ -217,7 +217,7 @@ def _replayed(
         description = f"{folded:,} of {end:,} events replayed"
         progress.update(bar, completed=folded, total=end, description=description)
 
-    return replayed(reach_servers(data, has_stores=False), namespace, at, advanced)
+    return replayed(reach_servers(data, lambda _: []), namespace, at, advanced)
 
 
 def _export_listener(progress: Progress) -> ExportListener:

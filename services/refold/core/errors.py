@@ -125,28 +125,41 @@ class StoreOutdated(StoreDiffers, code="store_outdated"):
 
     def __init__(self, **facts: object) -> None:
         """The message names the command that replaces it."""
-        repair = "`refold rebuild` makes it anew from the log, compares both and swaps them"
+        repair = "`refold rebuild` rebuilds it from the log, compares both and swaps them"
         super().__init__(f"the projection has the format of an older program; {repair}", **facts)
 
 
-class StoreDamaged(StoreError, code="store_damaged"):
-    """A table of the projection is missing, or rows of it are missing or cannot be read."""
+class StoreUnreadable(StoreError):
+    """Stored content cannot be read; the log has all that it was made from."""
+
+    joint: ClassVar[str] = "; "
 
     def __init__(
-        self, what: str = "a table of the projection is missing or damaged", **facts: object
+        self,
+        what: str | None = None,
+        *,
+        repair: str = "`refold rebuild --from-nothing` rebuilds the projection from the log",
+        **facts: object,
     ) -> None:
-        """`what` is damaged; the message also names the command that repairs it."""
-        repair = "`refold rebuild --from-nothing` makes the projection anew from the log"
-        super().__init__(f"{what}; {repair}", **facts)
-        self.what = what
+        """`what` cannot be read; the message also has `repair`, which names the command for this store."""
+        self.what = what or (type(self).__doc__ or "").strip(" .")
+        super().__init__(f"{self.what}{self.joint}{repair}", **facts)
 
 
-class KeyUnknown(StoreError, code="key_unknown"):
+class StoreDamaged(StoreUnreadable, code="store_damaged"):
+    """A table of the projection is missing, or rows of it are missing or cannot be read."""
+
+
+class KeyUnknown(StoreUnreadable, code="key_unknown"):
     """The keyring lacks a key that stored values need."""
 
+    joint = ". If the key is lost, "
 
-class KeyWrong(StoreError, code="key_wrong"):
+
+class KeyWrong(StoreUnreadable, code="key_wrong"):
     """A key of the keyring is not the one that stored values are encrypted with."""
+
+    joint = ". If the key is lost, "
 
 
 class KeyExhausted(StoreError, code="key_exhausted"):
@@ -201,7 +214,8 @@ def raising_first() -> Iterator[None]:
 def error_for_waiter(error: BaseException) -> Exception:
     """Make one waiter's error of that of a batched read: an instance raised twice would collect both tracebacks."""
     if isinstance(error, RefoldError):
-        made: Exception = type(error)(error.message, **error.facts)
+        message = error.what if isinstance(error, StoreUnreadable) else error.message
+        made: Exception = type(error)(message, **error.facts)
     elif isinstance(error, Exception):
         made = RuntimeError(f"a read failed: {error!r}")
     else:

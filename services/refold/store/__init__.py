@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from refold.core import json_text
 from refold.core.document import Document, Limits
@@ -308,7 +308,7 @@ def reading_stored(namespace: str, document: str) -> Iterator[None]:
         raise damaged(namespace, document, "its stored content cannot be read", cause=cause) from error
 
 
-def damaged(namespace: str, document: str, what: str, **facts: object) -> StoreDamaged:
+def damaged(namespace: str, document: str, what: str, **facts: Any) -> StoreDamaged:
     """Make the error that names a document."""
     return StoreDamaged(f"{namespace}/{document}: {what}", namespace=namespace, document=document, **facts)
 

@@ -51,6 +51,7 @@ from refold.wiring.stores import (
     bound_log,
     dictionary_store,
     encoding_of,
+    naming_repair,
     open_store,
     open_swap,
     store_named,
@@ -191,8 +192,9 @@ async def run_rebuild(
     None: as many as there are processors, at most `PROCESSES_MAX`. If no system runs on the data folder, its servers
     are started for as long as this takes. The live one may be of format 1.
     """
-    async with _reached_or_started(data) as found:
-        store = audited_store(found, name)
+    async with _reached_or_started(data) as found, AsyncExitStack() as repair:
+        store = audited_store(found, name, is_rebuilt=True)
+        repair.enter_context(naming_repair(store, found))
         live = _only(found, store)
         fresh = _fresh(live, store, into)
         schema = fresh.postgres_schema

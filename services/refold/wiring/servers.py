@@ -28,6 +28,7 @@ from refold.core.errors import (
     LogUnavailable,
     ServiceUnavailable,
     StoreDamaged,
+    StoreDiffers,
     StoreError,
     StoreOutdated,
     raising_first,
@@ -62,14 +63,20 @@ from refold.wiring.stores import (
     ConnectedStore,
     bound_log,
     files_folder,
+    for_commands,
     has_postgres,
+    naming_repair,
     open_store,
     own_stores,
+    repair_of,
     storage_flags,
     store_urls,
 )
 
 _PROVOKE_SECONDS: Final = 2.0
+_RESTORE: Final = (
+    "restore the log's storage from its newest copy, then start again, and keep the stores meanwhile"
+)
 OUTCOME_SECONDS: Final = 10.0
 """How long an administrator's write waits for its outcome."""
 
@@ -179,7 +186,7 @@ def reach(data: Path | None) -> Settings:
     configure("error", service="refold")
     settings = load(data=data)
     if settings.names_servers:
-        return settings
+        return for_commands(settings)
     endpoints, passwords = read_endpoints(settings.data), read_passwords(settings.data)
     if not endpoints or "projector" not in passwords:
         raise no_system(settings.data if "data" in settings.model_fields_set else None)
@@ -187,7 +194,8 @@ def reach(data: Path | None) -> Settings:
     nats_url = f"nats://projector:{passwords['projector']}@{address}"
     postgres_url, stores = endpoints.get("postgres"), endpoints["stores"]
     storage = storage_flags(settings, endpoints.get("storage", {}))
-    return load(data=data, nats_url=nats_url, postgres_url=postgres_url, stores=stores, **storage)
+    found = load(data=data, nats_url=nats_url, postgres_url=postgres_url, stores=stores, **storage)
+    return for_commands(found)
 
 
 # --- The log and the projection on them ---------------------------------------------------------------
@@ -277,8 +285,9 @@ async def opened(
     shard: str = "",
     readers_max: int | None = None,
 ) -> AsyncIterator[tuple[JetStreamLog, ConnectedStore]]:
-    """Open an existing log and a projection of it."""
+    """Open an existing log and a projection of it; errors of damage, also in the block, name the store's repair."""
     async with AsyncExitStack() as stack:
+        stack.enter_context(naming_repair(store, settings))
         log = await open_log(settings.required("nats_url"), f"refold-{name}")
         stack.push_async_callback(log.close)
         opened = await open_store(
@@ -318,6 +327,8 @@ async def make_embedded_log(servers: Servers, settings: Settings) -> str:
         for store in store_urls(settings):
             # A projection that cannot be read is reported by its projector.
             with suppress(StoreError):
+                if await bound_log(store, settings) != log_id:
+                    continue
                 async with opened(settings, "start", store, readers_max=2) as (log, projection):
                     if checkpoints := await projection.checkpoints():
                         await check_log(log, checkpoints)
@@ -338,6 +349,7 @@ def _with_findings(error: LogError, nats: NatsServer) -> LogError:
         *(f"nats-server says: {line}" for line in nats.complaints()),
         *nats.losses,
         *(f"kept from an earlier start: {kept}" for kept in earlier),
+        *([_RESTORE] if isinstance(error, LogHole) else []),
     ]
     return type(error)("\n  ".join([message, *found]))
 
@@ -353,22 +365,31 @@ async def _provoke(url: str, sequence: int) -> None:
 
 
 async def refuse_damaged(servers: Servers, settings: Settings, log_id: str) -> None:
-    """Raise `StoreDamaged` or `StoreOutdated` where a command replaces a projection, and errors of the keys.
+    """Raise what a service could only report again and again: a store that is damaged, outdated or another log's,
+    that cannot hold a projection, or that has other keys.
 
-    Services report other errors.
+    A store that cannot be reached is waited for by its services.
     """
     stores = store_urls(settings)
     for store in stores:
         which = f" --store {store.name}" if len(stores) > 1 else ""
         run = f"refold rebuild{{}} --data {servers.folder.path}{which}"
         try:
+            if (bound := await bound_log(store, settings)) not in {None, log_id}:
+                message = "it belongs to another system's log: set another store here"
+                raise StoreDiffers(message, expected=log_id, found=bound)
             async with opened(settings, "start", store, readers_max=2) as (log, projection):
                 await check_documents(log, projection, await projection.bind(log_id))
         except StoreDamaged as error:
+            if store.kind == "redis":
+                raise
             run = run.format(" --from-nothing")
-            raise StoreDamaged(error.what, **error.facts, run=run) from error
+            repair = repair_of(store, settings)
+            raise StoreDamaged(error.what, repair=repair, **error.facts, run=run) from error
         except StoreOutdated as error:
             raise StoreOutdated(**error.facts, run=run.format("")) from error
+        except StoreDiffers as error:
+            raise StoreDiffers(f"{store.name}: {error.message}", **error.facts) from error
         except (KeyUnknown, KeyWrong):
             raise
         except StoreError:
@@ -380,7 +401,8 @@ async def projection_traces(settings: Settings) -> list[str]:
     found = [(store, await bound_log(store, settings)) for store in store_urls(settings)]
     schema = settings.postgres_schema
     return [
-        f"the projection in {store.name} (schema {schema}) is bound to log {log_id}"
+        f"the projection in {store.name} (schema {schema}) is bound to log {log_id} (if that is the log of "
+        "another system, the store belongs to that one: set another store here)"
         for store, log_id in found
         if log_id is not None
     ]

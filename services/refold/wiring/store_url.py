@@ -107,6 +107,13 @@ class StoreUrl:
         return (self.kind, hosts, database or split.username)
 
     @property
+    def server(self) -> tuple[str, int, int]:
+        """Host, port and database of Redis."""
+        split = urlsplit(self.url)
+        port = split.port or _PORTS[self.kind]
+        return split.hostname or "", port, int(split.path.strip("/") or 0)
+
+    @property
     def text(self) -> str:
         """The address with its options, as it is set: a secret."""
         given = (("pool", self.pool), ("connect", self.connect_seconds), ("command", self.command_seconds))

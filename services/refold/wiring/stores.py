@@ -6,12 +6,23 @@ Used by every composition. The order of the stores is the order of preference fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
-from refold.core.errors import HistoryElsewhere, KeyUnknown, KeyWrong, Refused, StoreError, TimedOut
+from pydantic import SecretStr
+
+from refold.core.errors import (
+    HistoryElsewhere,
+    KeyUnknown,
+    KeyWrong,
+    Refused,
+    StoreError,
+    StoreUnreadable,
+    TimedOut,
+)
 from refold.store import Depth
 from refold.store.keyed import KeyedStore, check_keys
 from refold.store.layers import RowCodec
@@ -35,6 +46,10 @@ from refold.wiring.store_url import StoreUrl, read_stores
 
 OPEN_SECONDS: Final = 1.0
 """Pause before one of several stores that could not be opened is tried again."""
+
+
+COMMAND_SECONDS: Final = 10.0
+"""How long a command line waits for one answer of Redis, where the address does not say; services wait longer."""
 
 
 class ConnectedStore(Store, Connected, KeyedStore, Protocol):
@@ -106,12 +121,59 @@ def _names(stores: Sequence[StoreUrl]) -> str:
     return ", ".join(store.name for store in stores)
 
 
-def audited_store(settings: Settings, name: str | None) -> StoreUrl:
-    """Return the store of that name, by default the first that keeps every version. Raises `Refused`."""
+def audited_store(settings: Settings, name: str | None, *, is_rebuilt: bool = False) -> StoreUrl:
+    """Return the store of that name, by default the first that keeps every version.
+
+    Raises `Refused`, and `HistoryElsewhere` for one of recent depth: it cannot be compared with the whole log.
+    """
     stores = store_urls(settings)
-    if name is not None:
-        return store_named(stores, name)
-    return next((store for store in stores if store.kind != "redis"), stores[0])
+    full = [store for store in stores if store.kind != "redis"]
+    store = store_named(stores, name) if name is not None else (full or stores)[0]
+    if store in full:
+        return store
+    others = [other.name for other in (*full, *stores) if other != store]
+    compare = f"`refold store compare {store.name} {others[0]}` checks it" if others else _ONLY
+    lacks = f"{store.name} keeps only what is recent"
+    if is_rebuilt:
+        raise HistoryElsewhere(f"{lacks}, so no rebuild replaces it: {repair_of(store, settings)}; {compare}")
+    raise HistoryElsewhere(f"{lacks}, so it cannot be compared with the whole log: {compare}")
+
+
+_ONLY: Final = "beside a second store (such as --store files), `refold store compare` checks it"
+
+
+def repair_of(store: StoreUrl, settings: Settings) -> str:
+    """Say what makes a store again from the log, whatever it holds."""
+    if store.kind != "redis":
+        which = f" --store {store.name}" if len(store_urls(settings)) > 1 else ""
+        return f"`refold rebuild --from-nothing{which}` rebuilds the projection from the log"
+    host, port, database = store.server
+    empty = f"`redis-cli -h {host} -p {port} -n {database} FLUSHDB`"
+    keys = f"{{refold:{settings.postgres_schema}}}:*"
+    return f"empty it by {empty} (or delete its keys {keys}), and its projector folds it again from the log"
+
+
+@contextmanager
+def naming_repair(store: StoreUrl, settings: Settings) -> Iterator[None]:
+    """Raise errors of content that cannot be read with the command that repairs this store."""
+    try:
+        yield
+    except StoreUnreadable as error:
+        raise type(error)(error.what, repair=repair_of(store, settings), **error.facts) from error
+
+
+def for_commands(settings: Settings) -> Settings:
+    """Return the settings of a command line, which does not wait long for a Redis that is frozen."""
+    if settings.stores is None:
+        return settings
+    stores = [
+        replace(store, command_seconds=store.command_seconds or COMMAND_SECONDS)
+        if store.kind == "redis"
+        else store
+        for store in _read(settings)
+    ]
+    text = " ".join(store.text or store.kind for store in stores)
+    return settings.model_copy(update={"stores": SecretStr(text)})
 
 
 def dictionary_store(settings: Settings, name: str | None) -> StoreUrl:
@@ -128,10 +190,8 @@ def dictionary_store(settings: Settings, name: str | None) -> StoreUrl:
 
 
 def auditable(store: ConnectedStore) -> SnapshotStore:
-    """Return a store of full depth. Raises `HistoryElsewhere` for another: it cannot be compared with the whole log."""
-    if store.capabilities.depth is not Depth.full:
-        message = "this store keeps only what is recent, and not what the whole log is compared with"
-        raise HistoryElsewhere(f"{message}: name another by --store; a wiped one is folded anew")
+    """Return a store that is known to be of full depth (`audited_store`)."""
+    assert store.capabilities.depth is Depth.full
     return cast("SnapshotStore", store)
 
 
@@ -215,13 +275,14 @@ async def open_store(
     Raises `StoreUnavailable`, `StoreDiffers`; `KeyUnknown`, `KeyWrong` where the keys are not those of its values.
     """
     codec = row_codec(settings, log_id)
-    opened = await _open(store, settings, codec, shard=shard, readers_max=readers_max)
-    try:
-        await check_keys(opened, codec, log_id)
-    except BaseException:
-        await opened.close()
-        raise
-    return opened
+    with naming_repair(store, settings):
+        opened = await _open(store, settings, codec, shard=shard, readers_max=readers_max)
+        try:
+            await check_keys(opened, codec, log_id)
+        except BaseException:
+            await opened.close()
+            raise
+        return opened
 
 
 async def _open(

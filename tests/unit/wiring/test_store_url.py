@@ -4,10 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from refold.core.errors import Refused
+from refold.core.errors import HistoryElsewhere, KeyUnknown, Refused, StoreDamaged
 from refold.wiring.settings import described, load
 from refold.wiring.store_url import read_stores
-from refold.wiring.stores import own_stores, projected_store, store_urls
+from refold.wiring.stores import (
+    audited_store,
+    for_commands,
+    naming_repair,
+    own_stores,
+    projected_store,
+    store_urls,
+)
 
 
 def test_stores_are_named_by_their_kind_and_number():
@@ -107,3 +114,42 @@ def test_a_folder_with_files_alone_keeps_them(tmp_path):
     assert [store.kind for store in own_stores(load(data=tmp_path))] == ["files"]
     (tmp_path / "postgres").mkdir()
     assert [store.kind for store in own_stores(load(data=tmp_path))] == ["postgres"]
+
+
+REDIS, FILES = "redis://:s3cret@h:1/3", "file:///f"
+
+
+def test_a_recent_store_is_neither_verified_nor_rebuilt_and_the_error_says_what_to_do():
+    several, alone = load(stores=[REDIS, FILES]), load(stores=[REDIS])
+    assert audited_store(several, None).name == "files"
+    with pytest.raises(HistoryElsewhere, match="`refold store compare redis files` checks it"):
+        audited_store(several, "redis")
+    with pytest.raises(HistoryElsewhere, match="beside a second store"):
+        audited_store(alone, None)
+    with pytest.raises(HistoryElsewhere, match=r"`redis-cli -h h -p 1 -n 3 FLUSHDB`.*folds it again"):
+        audited_store(alone, None, is_rebuilt=True)
+
+
+@pytest.mark.parametrize("error", [StoreDamaged, KeyUnknown])
+@pytest.mark.parametrize(
+    ("stores", "repair"),
+    [
+        ([FILES], "`refold rebuild --from-nothing` rebuilds"),
+        ([FILES, "file:///g"], "`refold rebuild --from-nothing --store files-2` rebuilds"),
+        ([FILES, REDIS], "empty it by `redis-cli -h h -p 1 -n 3 FLUSHDB`"),
+    ],
+)
+def test_what_repairs_a_store_names_it(error, stores, repair):
+    settings = load(stores=stores)
+    # What a rebuild hands on to its children has one store alone.
+    alone = load(stores=stores[-1:])
+    outer, inner = (naming_repair(store_urls(it)[-1], it) for it in (settings, alone))
+    with pytest.raises(error) as raised, outer, inner:
+        raise error("it is lost", at=7)
+    assert repair in raised.value.message
+    assert (raised.value.message.count("it is lost"), raised.value.facts) == (1, {"at": 7})
+
+
+def test_commands_do_not_wait_long_for_redis():
+    settings = for_commands(load(stores=[REDIS, f"{REDIS[:-1]}4?command=70", "postgres://h/d"]))
+    assert [store.command_seconds for store in store_urls(settings)] == [10, 70, None]

@@ -258,17 +258,14 @@ def compare_checks(stored: Mapping[int, bytes], keyring: Keyring | None, log_id:
             raise unknown_key(number, [] if keyring is None else keyring.numbers)
         if keyring.check(number, log_id) != check:
             message = f"key {number} is not the key {number} that the store's values are encrypted with"
-            raise KeyWrong(f"{message}: is REFOLD_KEYS that of another system? {_LOST_KEY}", key=number)
+            raise KeyWrong(f"{message}, so REFOLD_KEYS may be that of another system", key=number)
 
 
 def unknown_key(number: int, known: list[int]) -> KeyUnknown:
     """Make the error that names a key that the keyring lacks."""
     has = f"the keyring has {', '.join(map(str, known))}" if known else "there is no keyring"
     needed = "REFOLD_KEYS or REFOLD_KEYS_COMMAND must have it"
-    return KeyUnknown(f"values are encrypted with key {number}, {has}: {needed}. {_LOST_KEY}", key=number)
-
-
-_LOST_KEY: Final = "If it is lost, `refold rebuild --from-nothing` makes the projection anew from the log."
+    return KeyUnknown(f"values are encrypted with key {number}, {has}: {needed}", key=number)
 
 
 def parse_keys(text: bytes, name: str) -> Keys:

@@ -275,7 +275,12 @@ def _as_store_error(error: Exception) -> StoreError | TimedOut:
         if sqlstate in _DAMAGED:
             named = _RELATION.search(str(error))
             table = {"table": named[1]} if named else {}
-            return StoreDamaged(cause=str(error), sqlstate=sqlstate, **table)
+            return StoreDamaged(
+                "a table of the projection is missing or damaged",
+                cause=str(error),
+                sqlstate=sqlstate,
+                **table,
+            )
         kind = StoreUnavailable if sqlstate.startswith(_UNAVAILABLE) else StoreError
         return kind(cause=str(error), sqlstate=sqlstate)
     if isinstance(error, asyncpg.DataError):

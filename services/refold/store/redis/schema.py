@@ -24,6 +24,9 @@ SCANNED_KEYS: Final = 1_000
 FORMAT: Final = 1
 """The layout of keys and values."""
 
+BOUND_SECONDS: Final = 10.0
+"""The longest wait for the id of the log, which commands and starts ask for first."""
+
 _REDIS_MIN: Final = (6, 2)
 _VALKEY_MIN: Final = (7, 2)
 
@@ -149,7 +152,7 @@ def _first_rows(keys: Keys, log_id: str) -> list[Command]:
 
 async def bound_log(url: str, schema: str) -> str | None:
     """Return the id of the log that a schema projects, without reading its other keys; None where there is none."""
-    pool = Pool(url, 1)
+    pool = Pool(url, 1, command_seconds=BOUND_SECONDS)
     try:
         (found,) = await pool.run(("GET", Keys(schema).log))
     finally:

@@ -52,7 +52,10 @@ def open_file(folder: Path, *, is_rebuild: bool) -> Path:
     Raises `StoreDiffers` for a network file system, another program's file, or a newer program's; `StoreDamaged`.
     """
     with translated():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StoreDiffers("the address of the store is not a folder", path=str(folder)) from error
         refuse_network(folder)
         with _locked(folder / f"{LIVE}.open.lock"):
             path = fresh_path(folder) if is_rebuild else folder / LIVE
