@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from refold.audit import Difference
     from refold.audit import rebuild as rebuilding
+    from refold.audit.verify import Tally
     from refold.store.ports import Unequal
     from refold.wiring.settings import Settings
     from refold.wiring.store_url import StoreUrl
@@ -101,13 +102,16 @@ def verify(
     else:
         for what, count in sorted((coverage or Coverage()).items()):
             say(f"{count:>12,}  {what}")
-        result = f"{tally.differences:,} differences" if tally.differences else "clean"
-        where = f" in {audited}" if has_several else ""
-        counts = f"{tally.documents:,} documents, {tally.events:,} events{where}"
-        text = f"{result}: {counts}, up to sequence {tally.end_sequence:,}, in "
-        say(text + report.pace(tally.read_sequence), "red" if tally.differences else "green")
+        _say_verified(tally, report.pace(tally.read_sequence), where=f" in {audited}" if has_several else "")
     if tally.differences:
         raise typer.Exit(REFUSED)
+
+
+def _say_verified(tally: Tally, pace: str, *, where: str) -> None:
+    result = f"{tally.differences:,} differences" if tally.differences else "clean"
+    counts = f"{tally.documents:,} documents, {tally.events:,} events{where}"
+    text = f"{result}: {counts}, up to sequence {tally.end_sequence:,}, in {pace}"
+    say(text, "red" if tally.differences else "green")
 
 
 def rebuild(

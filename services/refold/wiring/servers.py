@@ -19,18 +19,13 @@ from pydantic import SecretStr
 
 from refold.core import json_text
 from refold.core.errors import (
-    KeyUnknown,
-    KeyWrong,
     LogDiffers,
     LogError,
     LogHole,
     LogMissing,
     LogUnavailable,
     ServiceUnavailable,
-    StoreDamaged,
-    StoreDiffers,
     StoreError,
-    StoreOutdated,
     raising_first,
 )
 from refold.core.json_text import Json
@@ -49,7 +44,7 @@ from refold.embedded.nats import (
 )
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.embedded.process import Server
-from refold.history import check_documents, check_log
+from refold.history import check_log
 from refold.log import Appended, Publication
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
@@ -68,7 +63,6 @@ from refold.wiring.stores import (
     naming_repair,
     open_store,
     own_stores,
-    repair_of,
     storage_flags,
     store_urls,
 )
@@ -362,38 +356,6 @@ async def _provoke(url: str, sequence: int) -> None:
             async with asyncio.timeout(_PROVOKE_SECONDS):
                 await consumer.take()
         consumer.close()
-
-
-async def refuse_damaged(servers: Servers, settings: Settings, log_id: str) -> None:
-    """Raise what a service could only report again and again: a store that is damaged, outdated or another log's,
-    that cannot hold a projection, or that has other keys.
-
-    A store that cannot be reached is waited for by its services.
-    """
-    stores = store_urls(settings)
-    for store in stores:
-        which = f" --store {store.name}" if len(stores) > 1 else ""
-        run = f"refold rebuild{{}} --data {servers.folder.path}{which}"
-        try:
-            if (bound := await bound_log(store, settings)) not in {None, log_id}:
-                message = "it belongs to another system's log: set another store here"
-                raise StoreDiffers(message, expected=log_id, found=bound)
-            async with opened(settings, "start", store, readers_max=2) as (log, projection):
-                await check_documents(log, projection, await projection.bind(log_id))
-        except StoreDamaged as error:
-            if store.kind == "redis":
-                raise
-            run = run.format(" --from-nothing")
-            repair = repair_of(store, settings)
-            raise StoreDamaged(error.what, repair=repair, **error.facts, run=run) from error
-        except StoreOutdated as error:
-            raise StoreOutdated(**error.facts, run=run.format("")) from error
-        except StoreDiffers as error:
-            raise StoreDiffers(f"{store.name}: {error.message}", **error.facts) from error
-        except (KeyUnknown, KeyWrong):
-            raise
-        except StoreError:
-            continue
 
 
 async def projection_traces(settings: Settings) -> list[str]:

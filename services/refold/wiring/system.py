@@ -19,17 +19,26 @@ from urllib.parse import urlsplit
 import orjson
 
 from refold.alerts.rules import load_rules
-from refold.core.errors import TimedOut
+from refold.core.errors import (
+    KeyUnknown,
+    KeyWrong,
+    StoreDamaged,
+    StoreDiffers,
+    StoreError,
+    StoreOutdated,
+    TimedOut,
+)
 from refold.embedded import write_endpoints
 from refold.embedded.nats import NatsUser, start_nats
 from refold.embedded.postgres import start_postgres
 from refold.embedded.process import LOOPBACK, START_SECONDS, Process, http_get
+from refold.history import check_documents
 from refold.telemetry.logging import configure
-from refold.wiring.servers import Servers, log_cipher, make_embedded_log, refuse_damaged, running_servers
+from refold.wiring.servers import Servers, log_cipher, make_embedded_log, opened, running_servers
 from refold.wiring.service import Listener, hand_work, start_process, stop_on_signals
 from refold.wiring.settings import Settings, described, handed_on, load
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import has_postgres, own_stores, storage_settings, store_urls
+from refold.wiring.stores import bound_log, has_postgres, own_stores, repair_of, storage_settings, store_urls
 from refold.wiring.supervise import Part, Say, kept, nats_fault, postgres_fault, service_fault
 
 LOOK_SECONDS: Final = 0.05
@@ -158,6 +167,38 @@ async def temporary_system(service: str, say: Say, **flags: Any) -> AsyncIterato
         settings = load(data=Path(folder), http="127.0.0.1:0", nats_port=0, **flags)
         async with running_system(settings, say) as system:
             yield system
+
+
+async def refuse_damaged(servers: Servers, settings: Settings, log_id: str) -> None:
+    """Raise what a service could only report again and again: a store that is damaged, outdated or another log's,
+    that cannot hold a projection, or that has other keys.
+
+    A store that cannot be reached is waited for by its services.
+    """
+    stores = store_urls(settings)
+    for store in stores:
+        which = f" --store {store.name}" if len(stores) > 1 else ""
+        run = f"refold rebuild{{}} --data {servers.folder.path}{which}"
+        try:
+            if (bound := await bound_log(store, settings)) not in {None, log_id}:
+                message = "it belongs to another system's log: set another store here"
+                raise StoreDiffers(message, expected=log_id, found=bound)
+            async with opened(settings, "start", store, readers_max=2) as (log, projection):
+                await check_documents(log, projection, await projection.bind(log_id))
+        except StoreDamaged as error:
+            if store.kind == "redis":
+                raise
+            run = run.format(" --from-nothing")
+            repair = repair_of(store, settings)
+            raise StoreDamaged(error.what, repair=repair, **error.facts, run=run) from error
+        except StoreOutdated as error:
+            raise StoreOutdated(**error.facts, run=run.format("")) from error
+        except StoreDiffers as error:
+            raise StoreDiffers(f"{store.name}: {error.message}", **error.facts) from error
+        except (KeyUnknown, KeyWrong):
+            raise
+        except StoreError:
+            continue
 
 
 class _Service(NamedTuple):
