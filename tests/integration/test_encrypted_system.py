@@ -33,7 +33,7 @@ def test_no_content_is_in_the_data_folder_of_a_system_with_keys(tmp_path: Path) 
         assert CANARY in state
         if version == 2:
             _refuse_other_keys(data, tmp_path / "other.json")
-            _change_keys_for_the_worse(keys, up.url)
+            _change_keys_for_the_worse(keys, data, up.url)
         assert up.stop() == 0
     assert _holding(data, CANARY) == []
     KeyFile(keys).write(Keys(used=1, keys={1: TWO}))
@@ -101,9 +101,13 @@ def test_no_state_is_in_the_data_folder_of_a_system_that_encrypts_all(tmp_path: 
     assert any("postgres/" in path for path in _holding(data, "plain-0b91d6"))
 
 
-def _change_keys_for_the_worse(keys: Path, url: str) -> None:
+def _change_keys_for_the_worse(keys: Path, data: Path, url: str) -> None:
     """A changed file that cannot be used is a named problem; what is running goes on with the keys that it has."""
     content = keys.read_bytes()
+    lost = keys.rename(keys.with_name("lost.json"))
+    made = run_refold("keys", "add", "--data", str(data), REFOLD_KEYS=str(keys))
+    assert (made.returncode, "need key 1: restore the file" in made.stderr) == (2, True)
+    lost.rename(keys)
     keys.write_bytes(b"{}")
     ready = until(lambda: _problems(f"{url}/readyz", {"keys", "projector"}))
     assert all("REFOLD_KEYS" in problem for problem in ready.values())

@@ -144,6 +144,20 @@ async def test_a_check_value_that_is_there_stays_when_another_key_comes_to_be_us
     assert list(await read(LOG_ID)) == [1, 2]
 
 
+async def test_a_changed_keyring_that_lacks_a_key_of_the_store_is_not_used(open_store: OpenStore) -> None:
+    source, ring = _changing({1: ONE}, 1)
+    store = await open_store(encryption(LOG_ID, ring))
+    scribe = await begin(store)
+    for keys, numbers in (({2: TWO}, [1]), (BOTH, [1, 2])):
+        scribe.put("d", len(keys))
+        await store.commit(scribe.commit())
+        source.change(keys, 2)
+        scribe.put("d", len(keys))
+        await store.commit(scribe.commit())
+        assert list(await store.key_checks(LOG_ID)) == numbers
+        assert ("lacks key 1" in str(store.key_problem)) == (keys is not BOTH)
+
+
 @pytest.mark.parametrize("is_open", [False, True])
 async def test_no_value_is_stored_under_a_key_whose_check_value_is_gone(
     open_store: OpenStore, *, is_open: bool

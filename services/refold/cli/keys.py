@@ -29,15 +29,19 @@ def add(
             help="Keep the present key in use, until every machine has the file and `use` is called.",
         ),
     ] = False,
+    data: DataOption = None,
 ) -> None:
     """Add a random key to the file that REFOLD_KEYS names, or make the file.
 
-    Services use it within a second, unless `use` has chosen another one than the newest.
+    Services use it within a second, unless `use` has chosen another one than the newest. No file is made where the
+    stores of the running system need keys that are not there: restore it.
     """
-    from refold.wiring.keys import add_key
+    from refold.wiring.keys import add_key, refuse_first_key
     from refold.wiring.settings import load
 
-    keys = add_key(load(), is_used=not is_unused)
+    settings = load(data=data)
+    asyncio.run(refuse_first_key(settings))
+    keys = add_key(settings, is_used=not is_unused)
     if output.is_json:
         json_line({"key": keys.newest, "used": keys.used})
     elif keys.used == keys.newest:

@@ -128,6 +128,7 @@ class CommitKey:
     def __init__(self, codec: RowCodec) -> None:
         self._codec = codec
         self._encryption = codec if isinstance(codec, Encryption) and codec.is_encrypting else None
+        self._changes = 0
 
     @property
     def problem(self) -> str | None:
@@ -142,7 +143,7 @@ class CommitKey:
         encryption = self._encryption
         if encryption is None:
             return None
-        if encryption.number != encryption.keyring.used:
+        if encryption.number != encryption.keyring.used or self._changes != encryption.keyring.changes:
             encryption.number = await self._store_check(store, encryption)
         return encryption.number
 
@@ -155,8 +156,10 @@ class CommitKey:
         keyring, log_id = encryption.keyring, encryption.log_id
         for _ in range(KEY_CHANGES_MAX):
             keyring.refresh()
-            number = keyring.used
+            number, self._changes = keyring.used, keyring.changes
             stored = await store.key_checks(log_id)
+            if keyring.go_back(stored):
+                continue
             if number not in stored:
                 await store.add_key_check(number, keyring.check(number, log_id))
                 # `refold keys retire` reads the file before it removes a check value: one that was retired meanwhile is

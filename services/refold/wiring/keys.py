@@ -8,7 +8,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from refold.core.errors import KeyNeeded, Refused, StoreDiffers, StoreError, TimedOut
+from pydantic import SecretStr
+
+from refold.core.errors import KeyNeeded, KeyUnknown, Refused, StoreDiffers, StoreError, TimedOut
+from refold.embedded import read_endpoints
 from refold.store import keyed
 from refold.store.keyed import KeyCount, encryption_of
 from refold.store.layers.keyring import KEY_BYTES, KEY_NUMBER_MAX, KeyFile, Keyring, Keys
@@ -49,6 +52,35 @@ def add_key(settings: Settings, *, is_used: bool = True) -> Keys:
         changed = Keys(used=used, keys={**keys.keys, number: key})
         file.write(changed)
     return changed
+
+
+async def refuse_first_key(settings: Settings) -> None:
+    """Refuse to make a file of keys where stores that can be reached need other ones: it is lost, and not new.
+
+    They are those of `REFOLD_STORES`, else of the system that runs on the data folder. Raises `Refused`.
+    """
+    file = _key_file(settings)
+    if file.path.exists() or not (found := _reachable(settings)):
+        return
+    # Without keys, a store is not opened that needs one.
+    plain = found.model_copy(update={"keys": None, "keys_command": None, "encrypt": None})
+    for store in store_urls(plain):
+        try:
+            if log_id := await bound_log(store, plain):
+                async with _opened(plain, store, log_id):
+                    continue
+        except KeyUnknown as error:
+            rule = f"{file.path} is not there, but {store.name} has values that need key {error.facts['key']}"
+            raise Refused("bad_setting", f"{rule}: restore the file", field="REFOLD_KEYS") from error
+        except (StoreError, TimedOut):
+            continue
+
+
+def _reachable(settings: Settings) -> Settings | None:
+    if settings.reaches_stores:
+        return settings
+    stores = read_endpoints(settings.data).get("stores")
+    return settings.model_copy(update={"stores": SecretStr(stores)}) if stores else None
 
 
 def use_key(settings: Settings, number: int) -> Keys:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,11 +59,11 @@ def test_a_key_that_is_not_there_is_not_used(file: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "rule"), [(1, "is used"), (2, "is the newest"), (3, "there are 1, 2")])
-async def test_the_used_key_and_the_newest_are_not_retired(file: Path, key: int, rule: str) -> None:
+def test_the_used_key_and_the_newest_are_not_retired(file: Path, key: int, rule: str) -> None:
     _keys("add")
     _keys("add", "--unused")
     with pytest.raises(Refused, match=rule):
-        await retire_key(load(), key)
+        asyncio.run(retire_key(load(), key))
     assert sorted(KeyFile(file).read().keys) == [1, 2]
 
 
@@ -72,6 +73,14 @@ def test_a_file_cannot_be_changed_where_a_command_prints_the_keys(monkeypatch: p
         with pytest.raises(Refused) as refused:
             _keys(*arguments)
         assert refused.value.field == "REFOLD_KEYS_COMMAND"
+
+
+def test_a_folder_in_place_of_the_file_is_not_to_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFOLD_KEYS", str(tmp_path))
+    with pytest.raises(Refused, match="cannot be read: Is a directory$"):
+        _keys("add")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,23 @@ def test_a_changed_keyring_with_another_key_of_a_known_number_is_not_used() -> N
     assert "key 1" in str(ring.problem)
 
 
+def test_a_file_that_is_gone_or_lacks_a_needed_key_is_to_be_restored(tmp_path: Path) -> None:
+    times = iter(range(100))
+    file = KeyFile(tmp_path / "keys.json")
+    file.write(Keys(used=2, keys={2: TWO}))
+    ring = Keyring(file, timer=lambda: float(next(times)))
+    away = file.path.rename(tmp_path / "away.json")
+    assert ring.used == 2
+    assert "restore it" in str(ring.problem)
+    file.make(Keys(used=1, keys={1: ONE}))
+    ring.look()
+    assert ring.go_back([2])
+    assert (ring.used, ring.numbers) == (2, [2])
+    assert "lacks key 2" in str(ring.problem)
+    away.rename(file.path)
+    assert (ring.used, ring.problem) == (2, None)
+
+
 KEY = base64.b64encode(ONE).decode()
 
 

@@ -12,7 +12,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,8 +90,11 @@ class KeyFile:
                     rule = f"others can read it (mode {mode:04o}): chmod 600 {self.path}"
                     raise _refused("REFOLD_KEYS", rule)
                 text = file.read(KEYS_BYTES_MAX + 1)
+        except FileNotFoundError:
+            rule = f"{self.path} is not there: `refold keys add` makes it; with encrypted values, restore it"
+            raise _refused("REFOLD_KEYS", rule) from None
         except OSError as error:
-            rule = f"{self.path} cannot be read: {error.strerror}; `refold keys add` makes it"
+            rule = f"{self.path} cannot be read: {error.strerror}"
             raise _refused("REFOLD_KEYS", rule) from None
         return parse_keys(text, "REFOLD_KEYS")
 
@@ -184,7 +187,10 @@ class KeyCommand:
 
 
 class Keyring:
-    """The keys in force. A changed file is read again; a file that has become invalid changes nothing (`problem`)."""
+    """The keys in force. A changed file is read again; a file that has become invalid changes nothing (`problem`).
+
+    A key that was read once is kept in memory: values may be read for which the file lacks it.
+    """
 
     def __init__(self, source: KeySource, *, timer: Callable[[], float] = time.monotonic) -> None:
         """Read the keys. Raises `Refused`."""
@@ -193,8 +199,14 @@ class Keyring:
         self._stamp = source.stamp()
         self._keys = source.read()
         self._looked_at = timer()
+        self._numbers = frozenset(self._keys.keys)
+        self._former: tuple[object, Keys, frozenset[int]] | None = None
+        """What was in force before changes that no store has been compared with."""
+        self._refused_stamp: object = None
+        self.changes = 0
+        """How often a changed source was taken."""
         self.problem: str | None = None
-        """Why the changed source could not be read."""
+        """Why the changed source is not used."""
 
     @property
     def used(self) -> int:
@@ -233,6 +245,12 @@ class Keyring:
         self._looked_at = self._timer()
         stamp = self._source.stamp()
         if stamp == self._stamp:
+            self.problem = None
+            return
+        if stamp is None:
+            self.problem = "REFOLD_KEYS: the file is gone: restore it; until a restart, its keys are still used"
+            return
+        if stamp == self._refused_stamp:
             return
         try:
             read = self._source.read()
@@ -245,7 +263,23 @@ class Keyring:
                 f"key {changed[0]} of the changed keyring is another key than before: it is not used"
             )
             return
-        self._keys, self._stamp, self.problem = read, stamp, None
+        self._former = self._former or (self._stamp, self._keys, self._numbers)
+        self._numbers = frozenset(read.keys)
+        self._keys = Keys(used=read.used, keys={**known, **read.keys})
+        self._stamp, self.problem = stamp, None
+        self.changes += 1
+
+    def go_back(self, needed: Iterable[int]) -> bool:
+        """Use the former keys again if the changed source lacks one that a store needs; return whether it does."""
+        missing = sorted(set(needed) - self._numbers)
+        if not missing or self._former is None:
+            self._former = None
+            return False
+        self._refused_stamp = self._stamp
+        self._stamp, self._keys, self._numbers = self._former
+        self._former = None
+        self.problem = f"the changed keyring lacks key {missing[0]}, which stored values need: it is not used"
+        return True
 
 
 def compare_checks(stored: Mapping[int, bytes], keyring: Keyring | None, log_id: str) -> None:
