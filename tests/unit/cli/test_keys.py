@@ -79,7 +79,7 @@ def test_a_folder_in_place_of_the_file_is_not_to_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFOLD_KEYS", str(tmp_path))
-    with pytest.raises(Refused, match="cannot be read: Is a directory$"):
+    with pytest.raises(Refused, match=r"cannot be read: Is a directory$"):
         _keys("add")
 
 
