@@ -248,7 +248,9 @@ class Keyring:
             self.problem = None
             return
         if stamp is None:
-            self.problem = "REFOLD_KEYS: the file is gone: restore it; until a restart, its keys are still used"
+            self.problem = (
+                "REFOLD_KEYS: the file is gone: restore it; until a restart, its keys are still used"
+            )
             return
         if stamp == self._refused_stamp:
             return
