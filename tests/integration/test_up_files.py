@@ -132,6 +132,14 @@ def test_a_folder_of_files_keeps_them_at_the_next_start_and_a_lost_log_is_refuse
     refused = run_refold("up", "--data", str(up.data), "--http", "127.0.0.1:0", "--nats-port", "0")
     assert refused.returncode == 1
     assert "the projection in files" in refused.stderr
+    assert "the log of another system" in refused.stderr
     created = run_refold("log", "create", "--i-have-lost-the-log", "--json", "--data", str(up.data))
     (kept,) = json.loads(created.stdout)["kept"]
     assert kept.startswith(f"{up.data}/files_lost_")
+    up_again = ("up", "--data", str(up.data), "--http", "127.0.0.1:0", "--nats-port", "0", "--store")
+    for address, problem in ((kept, "it belongs to another system's log"), (up.output, "is not a folder")):
+        refused = run_refold(*up_again, f"file://{address}")
+        assert refused.returncode == 1
+        assert f"refold: store_differs: files: {problem}" in refused.stderr.replace(
+            "the address of the store ", ""
+        )

@@ -84,15 +84,23 @@ def test_history_of_every_version_is_read_from_the_store_that_keeps_it(client):
     assert client.get("/v1/acme", params={"sequence": 2}).headers["Refold-Store"] == "files"
 
 
-def test_reads_go_on_when_it_is_killed_and_it_is_folded_anew_after_a_wipe(up, client, redis):
+def test_reads_go_on_when_it_is_killed_and_it_is_rebuilt_after_a_wipe(up, client, redis):
     redis.kill()
     put(client, {"n": 3})
-    until(lambda: answered_by(client, {"n": 3}, "files"))
+    until(lambda: answered_by(client, {"n": 3}, "files") and stores_of(client)["redis"]["problem"])
+    killed = stores_of(client)["redis"]
+    assert killed["breaker"] != "closed"
+    assert killed["is_connected"]
+    assert "cannot be reached" in killed["problem"]
+    silent = run_refold("store", "compare", "redis", "files", "--data", str(up.data))
+    assert (silent.returncode, f"nothing listens for redis at {redis.url}" in silent.stderr) == (3, True)
+    assert "in files, up to" in run_refold("verify", "--data", str(up.data)).stdout
     for entry in Path(redis.folder).iterdir():
         if entry.is_file():
             entry.unlink()
     redis.start()
     until(lambda: answered_by(client, {"n": 3}, "redis"))
+    assert stores_of(client)["redis"]["problem"] is None
     compared = json.loads(
         run_refold("store", "compare", "redis", "files", "--json", "--data", str(up.data)).stdout
     )
@@ -108,7 +116,7 @@ def test_a_store_that_is_not_there_keeps_the_system_neither_from_starting_nor_fr
         with httpx.Client(base_url=again.url, trust_env=False) as client:
             until(lambda: answered_by(client, {"n": 3}, "files"))
             absent = stores_of(client)["redis"]
-        assert (absent["is_open"], absent["is_projected"]) == (False, False)
+        assert (absent["is_connected"], absent["is_projected"]) == (False, False)
         assert "cannot be reached" in absent["problem"]
         until(lambda: '"store_not_opened"' in (up.data / "projector.log").read_text())
     finally:

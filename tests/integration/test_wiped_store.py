@@ -1,4 +1,4 @@
-"""A store that is emptied while projector and gateway run: no answer is older than before, and it is folded anew."""
+"""A store that is emptied while projector and gateway run: no answer is older than before, and it is rebuilt."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def wiped(request, tmp_path) -> Iterator[Wiped]:
         assert up.stop() == 0
 
 
-def test_an_emptied_store_is_folded_anew_and_nothing_older_is_answered(wiped):
+def test_an_emptied_store_is_rebuilt_and_nothing_older_is_answered(wiped):
     with httpx.Client(base_url=wiped.up.url, trust_env=False) as http:
         for number in range(VERSIONS):
             assert http.put("/v1/n/d", json={"n": number}).status_code in {200, 201}

@@ -26,8 +26,8 @@ class Entry(NamedTuple):
 
 COMMANDS: Final = {
     "up": Entry("serve", "Run", "Run the whole system on this machine, with nothing to install."),
-    "projector": Entry("serve", "Run", "Run one projector: it reads the log and folds it into Postgres."),
-    "gateway": Entry("serve", "Run", "Run one gateway: HTTP in front of NATS and Postgres."),
+    "projector": Entry("serve", "Run", "Run one projector: it reads the log and folds it into its store."),
+    "gateway": Entry("serve", "Run", "Run one gateway: HTTP in front of NATS and the stores."),
     "resolver": Entry("serve", "Run", "Run the resolvers of a Python module: they decide on conflicts."),
     "alerts": Entry("alerts", "Run", "Run the alert engine: rules over metrics, and notifiers."),
     "demo": Entry("serve", "Run", "Record this machine's vital signs and look back at them."),

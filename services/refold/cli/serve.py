@@ -124,7 +124,7 @@ def up(settings: UpFlags) -> None:  # type: ignore[valid-type]
 
 
 def projector(settings: ProjectorFlags) -> None:  # type: ignore[valid-type]
-    """Run one projector: it reads the log and folds it into Postgres."""
+    """Run one projector: it reads the log and folds it into its store."""
     from refold.wiring.projector import run
     from refold.wiring.service import start
 
@@ -132,7 +132,7 @@ def projector(settings: ProjectorFlags) -> None:  # type: ignore[valid-type]
 
 
 def gateway(settings: GatewayFlags) -> None:  # type: ignore[valid-type]
-    """Run one gateway: HTTP in front of NATS and Postgres."""
+    """Run one gateway: HTTP in front of NATS and the stores."""
     from refold.wiring.gateway import run
     from refold.wiring.service import start
 

@@ -76,7 +76,7 @@ def read_passwords(data: Path) -> dict[str, str]:
     except (OSError, ValueError, AttributeError) as error:
         message = (
             "the file with the passwords cannot be read: restore it, or move it and the folder `postgres` away; "
-            "the projection is then made anew from the log"
+            "the projection is then rebuilt from the log"
         )
         raise EmbeddedError(message, path=str(path), reason=str(error)) from error
 

@@ -127,7 +127,7 @@ async def start_postgres(
         return await start_on_port(start, partial(folder.choose_port, "postgres", LOOPBACK, port))
     except ChildFailed as error:
         message = f"{error.message}\nIf its files are damaged, move {cluster.home} away: "
-        raise ChildFailed(f"{message}the projection is then made anew from the log", **error.facts) from error
+        raise ChildFailed(f"{message}the projection is then rebuilt from the log", **error.facts) from error
 
 
 async def _start(

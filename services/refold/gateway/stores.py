@@ -19,6 +19,7 @@ from refold.gateway.consistency import Consistency
 from refold.gateway.inflight import deadline_in
 from refold.gateway.readiness import LAG_HEADER
 from refold.store.layers.sources import Source, Sources, Terms
+from refold.telemetry import redacted_text
 
 STORE_HEADER: Final = "Refold-Store"
 
@@ -39,12 +40,19 @@ def _view(source: Source, last_sequence: int) -> Json:
     return {
         "store": source.name,
         "breaker": source.breaker.state,
-        "is_open": source.reader is not None,
-        "problem": source.problem,
+        "is_connected": source.reader is not None,
+        "problem": _problem(source),
         "is_projected": _is_projected(source),
         "folded_sequence": folded_sequence,
         "lag_events": max(0, last_sequence - folded_sequence),
     }
+
+
+def _problem(source: Source) -> str | None:
+    """Return why it could not be opened yet or, while the breaker is not closed, the last failure."""
+    if source.problem is not None or not source.breaker.is_open:
+        return source.problem
+    return redacted_text(source.breaker.last_failure)
 
 
 def _is_projected(source: Source) -> bool:

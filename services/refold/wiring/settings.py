@@ -169,7 +169,7 @@ class Settings(BaseSettings):
     keys_command: SecretStr | None = None
     """Command that prints the keys, without a shell, where there is no file: run once, at start."""
     encrypt: Literal["none", "history", "all"] | None = None
-    """`history` (usual with keys): all but PostgreSQL's states; `all`: those too. Files, Redis: no difference."""
+    """`history` (default with keys): all but PostgreSQL's states; `all`: those too; `none`: nothing from now on."""
     nats_url: _NatsUrl | None = None
     """NATS, as the service's own user; a cluster's servers with commas between them."""
     nats_admin_url: _NatsUrl | None = None
@@ -229,7 +229,7 @@ class Settings(BaseSettings):
     cors_origins: _Origins | None = None
     """Origins whose web pages may use the gateway, such as https://app.example.org, with commas; `*`: any."""
     statement_timeout_seconds: float = Field(10.0, gt=0, le=3_600)
-    """How long a reading statement may take in Postgres."""
+    """How long a reading statement may take in PostgreSQL."""
     alerts: Path | None = None
     """File of the rules and notifiers of alerts; `refold up` alerts where it is set."""
     alerts_targets: _Targets | None = None

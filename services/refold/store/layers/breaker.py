@@ -45,6 +45,7 @@ class Breaker:
         self.is_open = False
         self.retry_at = 0.0
         self.openings = self.closings = 0
+        self.last_failure = ""
 
     @property
     def admits(self) -> bool:
@@ -64,8 +65,8 @@ class Breaker:
         is_failure: bool | None = False
         try:
             yield
-        except self._failures:
-            is_failure = True
+        except self._failures as error:
+            is_failure, self.last_failure = True, str(error)
             raise
         except (asyncio.CancelledError, GeneratorExit):
             is_failure = None
