@@ -56,7 +56,8 @@ def test_up_prints_a_line_per_service_and_then_the_addresses(up):
     endpoints = up.endpoints()
     assert endpoints["http"] in lines[-1]
     assert endpoints["nats"] in lines[-1]
-    assert set(endpoints) == {"http", "nats", "nats_monitor", "postgres", "probe", "services", "stores"}
+    addresses = {"http", "nats", "nats_monitor", "postgres", "probe", "services", "stores"}
+    assert set(endpoints) == addresses | {"storage"}
 
 
 def test_every_service_answers_its_probes_and_metrics_where_up_says(up):
