@@ -167,7 +167,7 @@ def metrics(refold: Refold) -> dict[str, float]:
 async def try_settings(settings: Settings, folder: Path) -> None:
     """Fold the log into files under each setting; compare their bytes, and search them for a word."""
     say("How files store the same log: REFOLD_COMPRESSION, a dictionary, REFOLD_KEYS")
-    _, trained = await run_train(settings, NAMESPACE, name="files")
+    *_, trained = await run_train(settings, NAMESPACE, name="files")
     rows, plain = [("", "on disk", "saved", "the word is in the files")], 0
     for number, setting in enumerate(SETTINGS):
         compression, *others = setting.split(", ")
