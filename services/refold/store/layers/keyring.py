@@ -132,7 +132,7 @@ class KeyFile:
         path = self.path.resolve()
         encoded = {str(number): base64.b64encode(key).decode() for number, key in sorted(keys.keys.items())}
         use = {} if keys.used == keys.newest else {"use": keys.used}
-        made = path.with_name(f".{path.name}.{os.getpid()}")
+        made = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
         try:
             file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
