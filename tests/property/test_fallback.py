@@ -260,14 +260,21 @@ def test_a_read_ends_at_its_deadline_and_names_what_is_missing_unless_it_accepts
     run_simulated(check())
 
 
-def test_a_failing_read_is_tried_three_times_with_growing_pauses():
+@pytest.mark.parametrize(
+    ("retries", "pauses"), [((1, 1), 2 + 4), ((0, 0), 0), ((0, 2), 2 + 4), ((2, 0), 2 + 4)]
+)
+def test_a_failing_read_is_tried_again_at_each_store_as_often_as_that_allows_with_growing_pauses(
+    retries, pauses
+):
     async def check() -> None:
         sources, first, second = await _pair(first=50, second=50)
+        for source, times in zip(sources.stores, retries, strict=True):
+            source.retries = times
         first.state = second.state = "down"
         with pytest.raises(StoreUnavailable):
             await FallbackReader(sources).head(*KEYS[0])
         seconds = asyncio.get_running_loop().time()
-        assert seconds == pytest.approx(sources_module.RETRY_SECONDS * 2, abs=0.02)
+        assert seconds == pytest.approx(sources_module.RETRY_SECONDS * pauses, abs=0.02)
 
     run_simulated(check())
 

@@ -220,7 +220,7 @@ async def run_rebuild(
 
 def _only(settings: Settings, store: StoreUrl) -> Settings:
     """Return the settings with one store alone: children that are handed them replay into it."""
-    return load(**handed_on(settings, stores=store.text, projector_store=None))
+    return load(**handed_on(settings, stores=replace(store, retries=None).text, projector_store=None))
 
 
 async def _log_id(settings: Settings) -> str:

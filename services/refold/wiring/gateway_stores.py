@@ -20,7 +20,7 @@ from refold.log.jetstream import JetStreamLog
 from refold.store.keyed import KeyedStore
 from refold.store.layers.breaker import Breaker
 from refold.store.layers.fallback import FallbackReader
-from refold.store.layers.sources import Source, Sources
+from refold.store.layers.sources import READ_RETRIES, Source, Sources
 from refold.store.ports import Reader
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl
@@ -78,7 +78,14 @@ async def _several(
     urls: Sequence[StoreUrl], settings: Settings, log: JetStreamLog, log_id: str
 ) -> AsyncIterator[GatewayStores]:
     clock = asyncio.get_running_loop().time
-    made = [Source(name=url.name, breaker=Breaker(timer=clock, random=random.random)) for url in urls]
+    made = [
+        Source(
+            name=url.name,
+            breaker=Breaker(timer=clock, random=random.random),
+            retries=READ_RETRIES if url.retries is None else url.retries,
+        )
+        for url in urls
+    ]
     sources = Sources(made, random=random.random, waiting=waiting)
     reader = FallbackReader(sources)
     stores = GatewayStores(reader=reader, newest=reader.strict(), sources=sources)

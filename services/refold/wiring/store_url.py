@@ -31,9 +31,9 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "file": "files",
 }
 _OPTIONS: Final[Mapping[Kind, tuple[str, ...]]] = {
-    "postgres": ("pool", "connect", "command"),
-    "redis": ("pool", "connect", "command"),
-    "files": (),
+    "postgres": ("pool", "connect", "command", "retries"),
+    "redis": ("pool", "connect", "command", "retries"),
+    "files": ("retries",),
 }
 _DRIVER_OPTIONS: Final[Mapping[Kind, frozenset[str]]] = {
     # What asyncpg itself reads of an address, other names being settings of the session.
@@ -58,6 +58,7 @@ _DRIVER_OPTIONS: Final[Mapping[Kind, frozenset[str]]] = {
 _PORTS: Final[Mapping[Kind, int]] = {"postgres": 5432, "redis": 6379}
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _POOL_MAX: Final = 1_000
+_RETRIES_MAX: Final = 10
 _SECONDS_MAX: Final = 3_600.0
 
 
@@ -75,6 +76,8 @@ class StoreUrl:
     """Connections that one process reads through."""
     connect_seconds: float | None = None
     command_seconds: float | None = None
+    retries: int | None = None
+    """How often a gateway tries a read again that failed, where there are several stores."""
     is_fresh: bool = False
     """The files that a rebuild fills, beside the live ones."""
 
@@ -116,7 +119,12 @@ class StoreUrl:
     @property
     def text(self) -> str:
         """The address with its options, as it is set: a secret."""
-        given = (("pool", self.pool), ("connect", self.connect_seconds), ("command", self.command_seconds))
+        given = (
+            ("pool", self.pool),
+            ("connect", self.connect_seconds),
+            ("command", self.command_seconds),
+            ("retries", self.retries),
+        )
         options = urlencode([(name, value) for name, value in given if value is not None])
         return self.url + (("&" if "?" in self.url else "?") + options if options else "")
 
@@ -131,6 +139,8 @@ def read_stores(text: str) -> tuple[StoreUrl, ...]:
     stores = [_read(part) for part in text.split()]
     if not 1 <= len(stores) <= STORES_MAX:
         raise ValueError(f"must be 1 to {STORES_MAX} stores")
+    if len(stores) == 1 and stores[0].retries is not None:
+        raise ValueError("must have the option retries only where there are several stores")
     counts: Counter[str] = Counter()
     named = []
     for store in stores:
@@ -167,13 +177,13 @@ def _read(text: str) -> StoreUrl:
         # Not `geturl`, which leaves out the slashes before an empty host.
         query = f"?{urlencode(rest)}" if rest else ""
         url = f"{'redis' if scheme == 'valkey' else scheme}://{split.netloc}{split.path}{query}"
-    pool = own.get("pool")
     return StoreUrl(
         kind=kind,
         url=url,
-        pool=None if pool is None else int(_number(kind, "pool", pool, 1, _POOL_MAX)),
+        pool=_count(kind, own, "pool", 1, _POOL_MAX),
         connect_seconds=_seconds(kind, own, "connect"),
         command_seconds=_seconds(kind, own, "command"),
+        retries=_count(kind, own, "retries", 0, _RETRIES_MAX),
     )
 
 
@@ -220,13 +230,17 @@ def _refuse_unknown(kind: Kind, options: Sequence[tuple[str, str]]) -> None:
             raise ValueError(f"must not have the option {name[:40]!r}: {kind} has {known}")
 
 
+def _count(kind: Kind, own: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    return None if name not in own else int(_number(kind, name, own[name], least, most, is_whole=True))
+
+
 def _seconds(kind: Kind, own: Mapping[str, str], name: str) -> float | None:
     return None if name not in own else _number(kind, name, own[name], 0.1, _SECONDS_MAX)
 
 
-def _number(kind: Kind, name: str, text: str, least: float, most: float) -> float:
+def _number(kind: Kind, name: str, text: str, least: float, most: float, *, is_whole: bool = False) -> float:
     number = int(text) if text.isascii() and text.isdigit() else None
-    if number is None and name != "pool":
+    if number is None and not is_whole:
         try:
             number = float(text)  # type: ignore[assignment]
         except ValueError:

@@ -34,10 +34,15 @@ def test_options_of_refold_are_taken_out_of_the_drivers_address():
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("redis://:s3cret@h?pol=3", "must not have the option 'pol': redis has pool, connect, command"),
+        (
+            "redis://:s3cret@h?pol=3",
+            "must not have the option 'pol': redis has pool, connect, command, retries",
+        ),
         ("postgres://u:s3cret@h/d?pool=0", "must have an option pool of postgres from 1 to 1000"),
         ("postgres://u:s3cret@h/d?connect=nan", "must have an option connect of postgres"),
-        ("file:///f?pool=3", "must not have the option 'pool': files has none"),
+        ("redis://h?retries=1", "must have the option retries only where there are several stores"),
+        ("redis://h?retries=1.5 postgres://h/d", "must have an option retries of redis from 0 to 10"),
+        ("file:///f?pool=3", "must not have the option 'pool': files has retries"),
         ("file://host/f", "must name a folder of this machine"),
         ("mysql://u:s3cret@h/d", "must be addresses that begin with"),
         ("redis://:s3cret@h redis://:s3cret@h", "one is named twice"),
@@ -153,3 +158,9 @@ def test_what_repairs_a_store_names_it(error, stores, repair):
 def test_commands_do_not_wait_long_for_redis():
     settings = for_commands(load(stores=[REDIS, f"{REDIS[:-1]}4?command=70", "postgres://h/d"]))
     assert [store.command_seconds for store in store_urls(settings)] == [10, 70, None]
+
+
+def test_each_of_several_stores_has_its_own_retries():
+    stores = read_stores("redis://h:1?retries=0 file:///f?retries=3 postgres://h/d")
+    assert [store.retries for store in stores] == [0, 3, None]
+    assert [store.text for store in stores][1] == "file:///f?retries=3"

@@ -6,6 +6,7 @@ Used by `refold.store.layers.fallback`; a gateway notes here what the projectors
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
@@ -26,8 +27,8 @@ from refold.store import Depth
 from refold.store.layers.breaker import Breaker
 from refold.store.ports import Reader
 
-ATTEMPTS_MAX: Final = 3
-"""Attempts of one read, at one store or at several."""
+READ_RETRIES: Final = 1
+"""How often a read that failed is tried again at one store, where its address says nothing."""
 
 RETRY_SECONDS: Final = 0.05
 RETRY_SECONDS_MAX: Final = 1.0
@@ -80,6 +81,7 @@ class Source:
     answered: int = 0
     heard_at: float | None = None
     problem: str | None = None
+    retries: int = READ_RETRIES
     epochs: dict[int, object] = field(default_factory=dict)
     has_returned: bool = False
 
@@ -108,17 +110,16 @@ class _Search:
     is_strict: bool
     terms: Terms
     failures: dict[Source, Exception] = field(default_factory=dict)
+    failed: Counter[Source] = field(default_factory=Counter)
     lacking: dict[Source, HistoryElsewhere] = field(default_factory=dict)
-    attempts: int = 0
 
     @property
     def left(self) -> list[Source]:
-        """Return the stores that may still answer: once the attempts are used up, those that have not failed."""
-        is_over = self.attempts >= ATTEMPTS_MAX
+        """Return the stores that may still answer."""
         return [
             source
             for source in self.order
-            if source not in self.lacking and not (is_over and source in self.failures)
+            if source not in self.lacking and self.failed[source] <= source.retries
         ]
 
 
@@ -208,7 +209,7 @@ class Sources:
         *,
         is_strict: bool = False,
     ) -> tuple[Source, Result]:
-        """Try stores until one answers, within the attempts and the deadline of the request."""
+        """Try stores until one answers, within their retries and the deadline of the request."""
         terms = TERMS.get() or Terms(deadline=_now() + READ_SECONDS)
         search = _Search(
             order=tuple(order) or self.stores, partitions=partitions, is_strict=is_strict, terms=terms
@@ -224,8 +225,8 @@ class Sources:
                 search.lacking[source] = error
             except PASSED_ON as error:
                 search.failures[source] = error
-                search.attempts += 1
-                if search.attempts >= ATTEMPTS_MAX and not search.left:
+                search.failed[source] += 1
+                if not search.left:
                     raise
             else:
                 source.answered += 1
@@ -264,7 +265,8 @@ class Sources:
         return self.reached if search.is_strict else self.marks
 
     async def _pause(self, search: _Search) -> None:
-        seconds = min(RETRY_SECONDS * 2.0 ** (search.attempts - 1), RETRY_SECONDS_MAX) * self._random()
+        failures = search.failed.total()
+        seconds = min(RETRY_SECONDS * 2.0 ** (failures - 1), RETRY_SECONDS_MAX) * self._random()
         if _now() + seconds >= search.terms.deadline:
             raise list(search.failures.values())[-1]
         await asyncio.sleep(seconds)
