@@ -108,14 +108,15 @@ def test_reads_go_on_when_it_is_killed_and_it_is_rebuilt_after_a_wipe(up, client
 
 
 @pytest.mark.slow
-def test_a_store_that_is_not_there_keeps_the_system_neither_from_starting_nor_from_ending(up, redis):
+def test_a_store_that_is_not_there_keeps_the_system_neither_from_starting_nor_from_ending(up, client, redis):
+    put(client, {"n": 3})
     redis.kill()
     assert up.stop() == 0
     again = Up.start(up.data, "--store", redis.url, "--store", "files", "--durability", "os")
     try:
-        with httpx.Client(base_url=again.url, trust_env=False) as client:
-            until(lambda: answered_by(client, {"n": 3}, "files"))
-            absent = stores_of(client)["redis"]
+        with httpx.Client(base_url=again.url, trust_env=False) as returned:
+            until(lambda: answered_by(returned, {"n": 3}, "files"))
+            absent = stores_of(returned)["redis"]
         assert (absent["is_connected"], absent["is_projected"]) == (False, False)
         assert "cannot be reached" in absent["problem"]
         until(lambda: '"store_not_opened"' in (up.data / "projector.log").read_text())
