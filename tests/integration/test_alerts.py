@@ -134,7 +134,7 @@ async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_on
         up = await asyncio.to_thread(Up.start, tmp_path / "data", *store, "--alerts", str(rules))
         stack.callback(lambda: up.process.poll() is None and up.stop())
 
-        def told():
+        def notified():
             return [
                 [body["status"] for body in webhook.bodies],
                 [
@@ -146,8 +146,8 @@ async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_on
             ]
 
         async def until_told(statuses):
-            await asyncio.to_thread(until, lambda: all(len(each) >= len(statuses) for each in told()))
-            assert told() == [statuses] * 4
+            await asyncio.to_thread(until, lambda: all(len(each) >= len(statuses) for each in notified()))
+            assert notified() == [statuses] * 4
 
         services = up.endpoints()["services"]
         check_metrics(services, missing=["refold_store_"])
@@ -155,7 +155,7 @@ async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_on
         assert (await asyncio.to_thread(httpx.get, probe, trust_env=False)).status_code == 200
         targets = "refold_alert_targets_answering"
         await asyncio.to_thread(until, lambda: engine_metrics(up, targets) == ["3.0"])
-        assert told() == [[]] * 4
+        assert notified() == [[]] * 4
         projector = up.child("projector")
         projector.send_signal(signal.SIGSTOP)
         await until_told(["firing"])
@@ -172,7 +172,7 @@ async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_on
         assert (first["type"], second["type"]) == ("alert.firing", "alert.resolved")
         assert first["occurred_at"] < second["occurred_at"]
         assert await asyncio.to_thread(up.stop) == 0
-        assert told() == [FIRED_AND_RESOLVED] * 4
+        assert notified() == [FIRED_AND_RESOLVED] * 4
     assert webhook.keys == slack.keys
     assert len(set(webhook.keys)) == 2
     assert len({mail["References"] for mail in mailbox.mails}) == 1

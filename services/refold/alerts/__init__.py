@@ -1,7 +1,8 @@
 """The alert engine: rules over metrics, one state machine, and notifiers. Used by `refold.wiring.alerts`.
 
-`rules` and `metrics` read alerts.toml, `samples` evaluates it, `state` decides what is told, `notifiers` deliver it,
-`storage` keeps both across restarts, `engine` runs it all. The first three and `state` are pure.
+`rules` and `metrics` read alerts.toml, `samples` evaluates it, `state` decides which notifications are sent,
+`notifiers` deliver them, `storage` keeps both across restarts, `engine` runs it all. The first three and `state` are
+pure.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Notice:
     status: str
     """`firing` or `resolved`."""
     is_flapping: bool
-    """It changes often: nothing more is told until it has been steady."""
+    """It changes often: no notification is sent until it has been steady."""
     starts: float
     ends: float
     value: float

@@ -1,4 +1,4 @@
-"""Run the rules: ask all targets, evaluate, decide what is told, and deliver it. One engine a process.
+"""Run the rules: ask all targets, evaluate, and deliver the notifications that are due. One engine a process.
 
 Used by `refold.wiring.alerts`. A source of alerts hands values to the state machine; this one has metrics.
 """
@@ -102,7 +102,7 @@ class Engine(Collector):
             await asyncio.sleep(max(0.0, started + self._rules.interval_seconds - loop.time()))
 
     async def _round(self) -> None:
-        """Ask, evaluate, and hand over what is to be told."""
+        """Ask, evaluate, and hand over the notifications."""
         targets = self._targets()
         seconds = min(self._rules.interval_seconds, ANSWER_SECONDS_MAX)
         answers = await asyncio.gather(*(scrape(target, seconds) for target in targets))
@@ -120,13 +120,13 @@ class Engine(Collector):
 
     def _tell(self, now: float) -> None:
         due = self.machine.take_due(now)
-        told = [
+        notified = [
             (sender.name, part)
             for notification in due
             for sender in self._rules.notifier
             if (part := notification.only(sender.severities, sender.name)) is not None
         ]
-        for waiting in self._storage.write(self.machine.saved(), told):
+        for waiting in self._storage.write(self.machine.saved(), notified):
             self._deliveries[waiting.notifier].add([waiting])
 
     def _change_rules(self) -> None:

@@ -64,7 +64,7 @@ class Rule(Table):
     summary: str = Field(min_length=1, max_length=500)
     runbook: str = Field("", max_length=500)
     inhibited_by: tuple[str, ...] = ()
-    """Not told while an alert of these names fires whose labels do not differ from this one's."""
+    """Not notified while an alert of these names fires whose labels do not differ from this one's."""
 
     @field_validator("metric", "of")
     @classmethod
@@ -157,7 +157,7 @@ class Rule(Table):
 
 
 class Silence(Table):
-    """Until when nothing is told of an alert, or of all."""
+    """Until when no notification of an alert, or of any, is sent."""
 
     alert: str = "*"
     labels: Mapping[str, Patterns] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The state machine of alerts: what fires, what is told, and when. Pure: the time is an argument.
+"""The state machine of alerts: what fires, which notifications are sent, and when. Pure: the time is an argument.
 
 Used by `refold.alerts.engine`, which hands it the values of rules and stores what it returns.
 """
@@ -19,7 +19,7 @@ FLAPPING: Final = "flapping"
 
 FLAPPING_CHANGES: Final = 4
 FLAPPING_SECONDS: Final = 600.0
-"""So many changes within this time are told once, as flapping; then nothing until it has been steady for as long."""
+"""So many changes within this time are notified once, as flapping; then not until it was steady for as long."""
 
 HOLD_SECONDS: Final = 60.0
 """An alert that fires resolves without a value only after this and its window: a service that does not answer is
@@ -42,25 +42,25 @@ class Alert:
     value: float
     seen: float
     """When its rule last had a value."""
-    told: str = ""
-    """What notifiers were last told: firing, resolved, flapping, or nothing."""
-    told_at: float = 0.0
+    notified: str = ""
+    """The last notification: firing, resolved, flapping, or nothing."""
+    notified_at: float = 0.0
     count: int = 0
-    """Times that something was told."""
+    """Notifications so far."""
     changes: tuple[float, ...] = ()
     """When it last began to fire or resolved, within `FLAPPING_SECONDS`."""
     is_flapping: bool = False
 
 
 class Machine:
-    """All alerts of the rules. `observe` values, then `take_due` what is to be told."""
+    """All alerts of the rules. `observe` values, then `take_due` the notifications."""
 
     def __init__(self, rules: Rules, now: float, saved: Mapping[str, Any] | None = None) -> None:
         """Continue from what `saved` had returned; alerts of rules that are gone are forgotten."""
         self._began = now
         self._alerts: dict[tuple[str, Labels], Alert] = {}
         self._opened: dict[str, float] = dict((saved or {}).get("opened", {}))
-        """When the first news of a group came that are not told yet."""
+        """When the first news of a group came that are not notified yet."""
         for stored in (saved or {}).get("alerts", ()):
             labels = tuple((name, value) for name, value in stored["labels"])
             changes = tuple(stored["changes"])
@@ -94,11 +94,11 @@ class Machine:
                 self._advance(rule, labels, found.get(labels), now)
 
     def take_due(self, now: float) -> list[Notification]:
-        """Return what is to be told now, which counts as told."""
+        """Return the notifications that are due, which count as sent."""
         news: dict[str, list[tuple[Alert, str]]] = {}
         for alert in self._alerts.values():
-            if told := self._news(alert, now):
-                news.setdefault(alert.rule, []).append((alert, told))
+            if notified := self._news(alert, now):
+                news.setdefault(alert.rule, []).append((alert, notified))
         self._opened = {name: self._opened.get(name, now) for name in news}
         due = [name for name, since in self._opened.items() if now - since >= self._settings.group_seconds]
         for name in due:
@@ -134,16 +134,16 @@ class Machine:
         return max(alert.seen, self._began) + HOLD_SECONDS + rule.window_seconds
 
     def _news(self, alert: Alert, now: float) -> str:
-        """Return what notifiers do not know yet; nothing if they know all that they are to be told."""
+        """Return what notifiers do not know yet; nothing if they know all."""
         is_firing = alert.state == FIRING
-        if alert.told in (FIRING, FLAPPING) and not is_firing and not alert.is_flapping:
+        if alert.notified in (FIRING, FLAPPING) and not is_firing and not alert.is_flapping:
             return RESOLVED
-        is_repeated = is_firing and now - alert.told_at >= self._settings.repeat_seconds
+        is_repeated = is_firing and now - alert.notified_at >= self._settings.repeat_seconds
         if alert.is_flapping:
-            told = "" if alert.told == FLAPPING else FLAPPING
+            notified = "" if alert.notified == FLAPPING else FLAPPING
         else:
-            told = FIRING if is_firing and (alert.told != FIRING or is_repeated) else ""
-        return "" if told and self._is_muted(alert, now) else told
+            notified = FIRING if is_firing and (alert.notified != FIRING or is_repeated) else ""
+        return "" if notified and self._is_muted(alert, now) else notified
 
     def _is_muted(self, alert: Alert, now: float) -> bool:
         if any(silence.covers(alert.rule, alert.labels, now) for silence in self._settings.silence):
@@ -156,15 +156,15 @@ class Machine:
 
     def _tell(self, group: str, news: Sequence[tuple[Alert, str]], now: float) -> Notification:
         notices = []
-        for alert, told in news:
-            changed = replace(alert, told=told, told_at=now, count=alert.count + 1)
+        for alert, notified in news:
+            changed = replace(alert, notified=notified, notified_at=now, count=alert.count + 1)
             self._alerts[alert.rule, alert.labels] = changed
             notices.append(self._notice(changed))
         counts = [
-            (notice.fingerprint, alert.count + 1, told)
-            for notice, (alert, told) in zip(notices, news, strict=True)
+            (notice.fingerprint, alert.count + 1, notified)
+            for notice, (alert, notified) in zip(notices, news, strict=True)
         ]
-        # What was told before and when: the same in a run that repeats this one from the same state.
+        # What was notified before and when: the same in a run that repeats this one from the same state.
         key = digest_of(group, *counts, *(alert.since for alert, _ in news))
         return Notification(key=key, group=group, notices=tuple(notices))
 
@@ -206,7 +206,7 @@ def _flapping(alert: Alert, now: float) -> Alert:
 
 
 def _is_forgotten(alert: Alert) -> bool:
-    return alert.state == RESOLVED and alert.told not in (FIRING, FLAPPING) and not alert.changes
+    return alert.state == RESOLVED and alert.notified not in (FIRING, FLAPPING) and not alert.changes
 
 
 def _differ(labels: Labels, others: Labels) -> bool:

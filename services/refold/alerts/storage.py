@@ -66,27 +66,29 @@ class Storage:
             for number, notifier, text in self._file.execute(SQL["read_outbox"])
         ]
 
-    def write(self, state: Mapping[str, Any], told: Sequence[tuple[str, Notification]] = ()) -> list[Waiting]:
-        """Write the state and what it makes to be told, by notifier, both or neither, if anything has changed.
+    def write(
+        self, state: Mapping[str, Any], notified: Sequence[tuple[str, Notification]] = ()
+    ) -> list[Waiting]:
+        """Write the state and its notifications, by notifier, both or neither, if anything has changed.
 
-        Where the file cannot be written, what is told is returned all the same, and delivered without it.
+        Where the file cannot be written, the notifications are returned all the same, and delivered without it.
         """
         text = json_text.dumps(dict(state)).decode()
-        if text == self._written and not told:
+        if text == self._written and not notified:
             return []
         rows: list[int] = []
 
         def add() -> None:
             self._file.execute(SQL["write_state"], {"value": text})
-            for notifier, notification in told:
+            for notifier, notification in notified:
                 stored = json_text.dumps(notification.to_json()).decode()
                 row = self._file.execute(SQL["add_to_outbox"], {"notifier": notifier, "notification": stored})
                 rows.append(row.lastrowid or 0)
 
         is_written = self._commit(add)
         self._written = text if is_written else ""
-        numbers = rows if is_written else [next(self._unwritten) for _ in told]
-        return [Waiting(number, *one) for number, one in zip(numbers, told, strict=True)]
+        numbers = rows if is_written else [next(self._unwritten) for _ in notified]
+        return [Waiting(number, *one) for number, one in zip(numbers, notified, strict=True)]
 
     def remove(self, numbers: Iterable[int]) -> None:
         """Remove what has been delivered or given up."""

@@ -332,7 +332,7 @@ async def open_when_there(
     shard: str = "",
     when_not: Callable[[str], None] = lambda _: None,
 ) -> ConnectedStore:
-    """Open one of several stores as soon as it can be; `when_not` is told why it could not.
+    """Open one of several stores as soon as it can be; `when_not` gets the reason while it cannot.
 
     Raises `KeyUnknown` and `KeyWrong`: a store with other keys is not to be waited for.
     """

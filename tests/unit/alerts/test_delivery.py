@@ -49,7 +49,7 @@ def notification(number=0, instance="a:1", status="firing"):
 
 
 class Receiver:
-    """A webhook that answers as it is told, at last always 200."""
+    """A webhook that answers as it is notified, at last always 200."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -262,5 +262,5 @@ async def test_what_is_not_delivered_survives_a_restart_and_one_engine_has_the_f
     assert [(each.notifier, each.notification) for each in again.read_outbox()] == [("ops", notification())]
     assert again.read_state() == {"alerts": []}
     again.close()
-    # Without the file, alerts are still told.
+    # Without the file, alerts are still notified.
     assert [each.notifier for each in again.write({}, [("ops", notification(2))])] == ["ops"]

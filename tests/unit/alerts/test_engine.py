@@ -34,7 +34,7 @@ class Service:
     """A service that exposes its lag, and a webhook: it counts what comes."""
 
     def __init__(self):
-        self.scrapes, self.told = 0, []
+        self.scrapes, self.notified = 0, []
         self.changed = asyncio.Condition()
 
     async def answer(self, request):
@@ -43,7 +43,7 @@ class Service:
             response = web.Response(text='refold_lag_seconds{partition="1"} 9\n')
         else:
             payload = await request.json()
-            self.told += [alert["annotations"]["summary"] for alert in payload["alerts"]]
+            self.notified += [alert["annotations"]["summary"] for alert in payload["alerts"]]
             response = web.Response()
         async with self.changed:
             self.changed.notify_all()
@@ -86,10 +86,10 @@ async def test_a_silence_is_taken_back_while_it_runs_and_a_faulty_file_changes_n
         path.write_text(HEAD + LAG + webhook + "[[alert]]\n")
         seen = service.scrapes
         await service.until(lambda it: it.scrapes >= seen + 2)
-        assert service.told == []
+        assert service.notified == []
         path.write_text(HEAD + LAG + webhook)
-        await service.until(lambda it: it.told)
-    assert service.told == ["9 s"]
+        await service.until(lambda it: it.notified)
+    assert service.notified == ["9 s"]
 
 
 async def test_a_notifier_that_is_down_is_told_by_the_others(tmp_path, service):
@@ -100,5 +100,5 @@ async def test_a_notifier_that_is_down_is_told_by_the_others(tmp_path, service):
     ]
     path.write_text(HEAD + LAG + DOWN + "".join(hooks))
     async with running(path, service):
-        await service.until(lambda it: len(it.told) == 2)
-    assert service.told == ["9 s", "dead is down"]
+        await service.until(lambda it: len(it.notified) == 2)
+    assert service.notified == ["9 s", "dead is down"]

@@ -1,4 +1,4 @@
-"""The state machine: when an alert fires, what is told of it, and how often at most."""
+"""The state machine: when an alert fires, what is notified of it, and how often at most."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def machine_of(*rules, head="group_seconds = 0", saved=None, now=0.0):
 
 
 class Told:
-    """A machine whose rule `Lag` gets a value at each step, and what it has told: status and, if so, flapping."""
+    """A machine whose rule `Lag` gets a value at each step, and what it has notified: status and, if so, flapping."""
 
     def __init__(self, *lines, head="group_seconds = 0"):
         self.machine = machine_of(RULE.format("Lag"), *lines, head=head)
@@ -39,42 +39,42 @@ class Told:
 
 
 def test_it_fires_after_its_time_once_and_resolves_once():
-    told = Told("for_seconds = 60")
+    notified = Told("for_seconds = 60")
     for now, value in ((0, 9), (59, 9)):
-        assert told.at(now, value) == []
+        assert notified.at(now, value) == []
     for now, value in ((60, 9), (300, 9)):
-        assert told.at(now, value) == ["Lag firing"]
+        assert notified.at(now, value) == ["Lag firing"]
     for now, value in ((301, 1), (400, 1)):
-        assert told.at(now, value) == ["Lag firing", "Lag resolved"]
-    assert told.at(1_000, 1)
-    assert not told.machine.alerts
+        assert notified.at(now, value) == ["Lag firing", "Lag resolved"]
+    assert notified.at(1_000, 1)
+    assert not notified.machine.alerts
 
 
 def test_what_is_pending_begins_anew_after_a_good_value():
-    told = Told("for_seconds = 60")
+    notified = Told("for_seconds = 60")
     for now, value in ((0, 9), (50, 1), (60, 9), (110, 9)):
-        assert told.at(now, value) == []
+        assert notified.at(now, value) == []
 
 
 def test_clear_is_the_threshold_of_an_alert_that_fires():
-    told = Told("clear = 2")
+    notified = Told("clear = 2")
     for now, value in ((0, 9), (5, 4), (10, 3), (15, 1)):
-        told.at(now, value)
-    assert told.said == ["Lag firing", "Lag resolved"]
+        notified.at(now, value)
+    assert notified.said == ["Lag firing", "Lag resolved"]
 
 
 def test_a_firing_alert_is_told_again_every_four_hours():
-    told = Told()
+    notified = Told()
     for hour in range(10):
-        told.at(hour * 3_600, 9)
-    assert told.said == ["Lag firing"] * 3
+        notified.at(hour * 3_600, 9)
+    assert notified.said == ["Lag firing"] * 3
 
 
 def test_without_values_it_resolves_only_after_a_while():
-    told = Told("window_seconds = 10")
-    told.at(0, 9)
-    assert told.at(9 + HOLD_SECONDS, None) == ["Lag firing"]
-    assert told.at(11 + HOLD_SECONDS, None) == ["Lag firing", "Lag resolved"]
+    notified = Told("window_seconds = 10")
+    notified.at(0, 9)
+    assert notified.at(9 + HOLD_SECONDS, None) == ["Lag firing"]
+    assert notified.at(11 + HOLD_SECONDS, None) == ["Lag firing", "Lag resolved"]
 
 
 def test_alerts_of_a_group_are_told_together():
@@ -88,34 +88,34 @@ def test_alerts_of_a_group_are_told_together():
 
 
 def test_what_resolves_within_its_group_time_is_not_told():
-    told = Told(head="group_seconds = 10")
+    notified = Told(head="group_seconds = 10")
     for now, value in ((0, 9), (5, 1), (20, 1)):
-        assert told.at(now, value) == []
+        assert notified.at(now, value) == []
 
 
 def test_it_is_inhibited_by_an_alert_of_the_same_instance():
-    told = Told('inhibited_by = ["Down"]', RULE.format("Down"))
-    assert told.at(0, 9, Down={DOWN: 9.0}) == ["Down firing"]
-    assert told.at(5, 9, ELSEWHERE, Down={DOWN: 9.0}) == ["Down firing", "Lag firing"]
-    told.at(10, 9, Down={DOWN: 1.0})
-    assert sorted(told.said[2:]) == ["Down resolved", "Lag firing"]
+    notified = Told('inhibited_by = ["Down"]', RULE.format("Down"))
+    assert notified.at(0, 9, Down={DOWN: 9.0}) == ["Down firing"]
+    assert notified.at(5, 9, ELSEWHERE, Down={DOWN: 9.0}) == ["Down firing", "Lag firing"]
+    notified.at(10, 9, Down={DOWN: 1.0})
+    assert sorted(notified.said[2:]) == ["Down resolved", "Lag firing"]
 
 
 def test_a_silence_ends():
-    told = Told("[[silence]]\nalert = 'L*'\nlabels = { instance = 'a:*' }\nuntil = 1970-01-01T00:01:00Z")
-    assert told.at(0, 9) == []
-    assert told.at(59, 9) == []
-    assert told.at(60, 9) == ["Lag firing"]
+    notified = Told("[[silence]]\nalert = 'L*'\nlabels = { instance = 'a:*' }\nuntil = 1970-01-01T00:01:00Z")
+    assert notified.at(0, 9) == []
+    assert notified.at(59, 9) == []
+    assert notified.at(60, 9) == ["Lag firing"]
 
 
 def test_flapping_is_told_once_and_the_end_when_it_is_steady():
-    told = Told()
+    notified = Told()
     for number in range(20):
-        told.at(number * 10, 9 if number % 2 == 0 else 1)
-    assert told.said == ["Lag firing", "Lag resolved", "Lag firing", "Lag resolved flapping"]
-    told.at(190 + FLAPPING_SECONDS - 1, 1)
-    assert len(told.said) == FLAPPING_CHANGES
-    assert told.at(190 + FLAPPING_SECONDS, 1)[FLAPPING_CHANGES:] == ["Lag resolved"]
+        notified.at(number * 10, 9 if number % 2 == 0 else 1)
+    assert notified.said == ["Lag firing", "Lag resolved", "Lag firing", "Lag resolved flapping"]
+    notified.at(190 + FLAPPING_SECONDS - 1, 1)
+    assert len(notified.said) == FLAPPING_CHANGES
+    assert notified.at(190 + FLAPPING_SECONDS, 1)[FLAPPING_CHANGES:] == ["Lag resolved"]
 
 
 @settings(max_examples=10)
@@ -124,15 +124,15 @@ def test_flapping_is_told_once_and_the_end_when_it_is_steady():
     group_seconds=st.sampled_from([0, 10]),
 )
 def test_a_thousand_flaps_are_at_most_twelve_notifications(gaps, group_seconds):
-    told = Told(head=f"group_seconds = {group_seconds}")
+    notified = Told(head=f"group_seconds = {group_seconds}")
     now = 0.0
     for number, gap in enumerate(islice(cycle(gaps), 1_000)):
         now += gap
-        told.at(now, 1 if number % 2 else 9)
-    told.at(now + 2 * FLAPPING_SECONDS, 9)
-    told.at(now + 4 * FLAPPING_SECONDS, 9)
-    assert len(told.said) <= 12
-    assert told.said[-1] == "Lag firing"
+        notified.at(now, 1 if number % 2 else 9)
+    notified.at(now + 2 * FLAPPING_SECONDS, 9)
+    notified.at(now + 4 * FLAPPING_SECONDS, 9)
+    assert len(notified.said) <= 12
+    assert notified.said[-1] == "Lag firing"
 
 
 @given(
