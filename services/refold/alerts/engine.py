@@ -116,9 +116,9 @@ class Engine(Collector):
         self.machine.observe(
             now, {rule.name: self._samples.evaluate(rule, now) for rule in self._rules.alert}
         )
-        self._tell(now)
+        self._notify(now)
 
-    def _tell(self, now: float) -> None:
+    def _notify(self, now: float) -> None:
         due = self.machine.take_due(now)
         notified = [
             (sender.name, part)

@@ -30,7 +30,7 @@ METRICS: Final = {
     **{
         each["name"]: Metric(each["type"], tuple(each["labels"]))
         for each in described_metrics()
-        # The engine does not ask itself, but it knows its notifiers.
+        # The engine does not scrape itself; the state of its notifiers is added directly.
         if each["services"] != ["alerts"] or each["name"] == NOTIFIER_UP
     },
 }

@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from refold.alerts import Labels, Severity, Table
+from refold.alerts import Labels, Name, Severity, Table
 from refold.alerts.metrics import METRICS, TARGET_LABELS, find
 from refold.alerts.notifiers import Log
 from refold.alerts.notifiers.documents import Documents
@@ -34,7 +34,6 @@ RULES_MAX: Final = 200
 
 NOTIFIERS_MAX: Final = 20
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
 Patterns = Annotated[str | tuple[str, ...], Field(union_mode="left_to_right")]
 Notifier = Annotated[Webhook | Slack | Email | Log | Documents, Field(discriminator="kind")]
 

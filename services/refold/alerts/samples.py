@@ -1,6 +1,6 @@
 """Keep what services have exposed, as far as rules need it, and evaluate rules over it.
 
-Used by `refold.alerts.engine`. Times are given; counters may begin anew at any time, because their process did.
+Used by `refold.alerts.engine`. Times are arguments. A counter may start again from 0 at any time, with its process.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Machine:
         due = [name for name, since in self._opened.items() if now - since >= self._settings.group_seconds]
         for name in due:
             del self._opened[name]
-        return [self._tell(name, news[name], now) for name in due]
+        return [self._notification(name, news[name], now) for name in due]
 
     def _advance(self, rule: Rule, labels: Labels, value: float | None, now: float) -> None:
         alert = self._alerts.get((rule.name, labels))
@@ -120,7 +120,7 @@ class Machine:
             alert = Alert(
                 rule=rule.name, labels=labels, state=RESOLVED, since=now, starts=now, value=value, seen=now
             )
-        # Steady for long enough before this change: what flaps must be known first.
+        # Whether it flaps is judged by the changes before this one.
         changed = _changed(_flapping(alert, now), rule, now, is_met=is_met)
         if value is not None:
             changed = replace(changed, seen=now, value=value if is_met else alert.value)
@@ -154,7 +154,7 @@ class Machine:
             for other in self._alerts.values()
         )
 
-    def _tell(self, group: str, news: Sequence[tuple[Alert, str]], now: float) -> Notification:
+    def _notification(self, group: str, news: Sequence[tuple[Alert, str]], now: float) -> Notification:
         notices = []
         for alert, notified in news:
             changed = replace(alert, notified=notified, notified_at=now, count=alert.count + 1)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 GATEWAY: Final = "gateway"
 STARTED: Final = "process_start_time_seconds"
-"""A metric that tells a process from the one before it at the same address."""
+"""A metric that differs between a process and the one before it at the same address."""
 
 ANSWER_SECONDS: Final = 3.0
 """A service that has not answered by then is shown as silent; the gateway's own checks end after 2 s."""

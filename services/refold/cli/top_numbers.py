@@ -1,6 +1,6 @@
 """The numbers of `refold top`: rates, lag and quantiles from what services have exposed. Used by `refold.cli.top`.
 
-Pure: times are given. A counter that went down began anew, because its process did.
+Pure: times are arguments. A counter that went down has started again from 0, with its process.
 """
 
 from __future__ import annotations

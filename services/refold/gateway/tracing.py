@@ -12,23 +12,13 @@ from typing import Any, Final
 
 from starlette.types import Scope
 
-from refold.telemetry.tracing import Kind, Span, SpanContext, Spans, read_context
-
-_NATS: Final = {
-    "messaging.system": "nats",
-    "messaging.operation.type": "send",
-    "messaging.destination.template": "state.{namespace}.{document}",
-}
+from refold.telemetry.tracing import MESSAGING, Kind, Span, SpanContext, Spans, read_context
 
 
 def caller_context(headers: Sequence[tuple[bytes, bytes]]) -> SpanContext | None:
     """Return the trace context that a request brings; an invalid one is none (W3C)."""
     parents = [value for name, value in headers if name == b"traceparent"]
-    return (
-        read_context(parents, [value for name, value in headers if name == b"tracestate"])
-        if parents
-        else None
-    )
+    return read_context(parents, [value for name, value in headers if name == b"tracestate"])
 
 
 class Tracing:
@@ -89,9 +79,8 @@ class RequestTrace:
         namespace = scope.get("path_params", {}).get("namespace")
         named = {} if namespace is None else {"refold.namespace": namespace}
         if self._send_at:
-            self._record(
-                "send STATE", "PRODUCER", self._send_at, self._sent_at, {**_NATS, **named, **self._sent}
-            )
+            sent = {**MESSAGING, "messaging.operation.type": "send", **named, **self._sent}
+            self._record("send STATE", "PRODUCER", self._send_at, self._sent_at, sent)
         if self._waited_at:
             waited = {"refold.wait.how": self._how}
             self._record("wait", "INTERNAL", self._wait_at, self._waited_at, waited)

@@ -10,18 +10,13 @@ from typing import Final, NamedTuple, Self
 
 from refold.core.history import Entry
 from refold.core.stream import Route
-from refold.telemetry.tracing import Attributes, Span, SpanContext, Spans, sampled_context
+from refold.telemetry.tracing import MESSAGING, Attributes, Span, SpanContext, Spans, sampled_context
 
 TRACED_EVENTS_MAX: Final = 64
 """Events of one commit that have spans, which cost 0.1 to 0.2 ms with their sending. Those of others are counted."""
 
 EVENT_SPANS: Final = 3
 """Spans of one event."""
-
-_NATS: Final = {
-    "messaging.system": "nats",
-    "messaging.destination.template": "state.{namespace}.{document}",
-}
 
 
 class Traced(NamedTuple):
@@ -68,7 +63,7 @@ class EventTraces:
         traced.append(event)
         self._unsent.append(event)
         attributes: dict[str, str | int | float] = {
-            **_NATS,
+            **MESSAGING,
             "messaging.operation.type": "process",
             "refold.namespace": where.namespace,
             "refold.partition": where.partition,

@@ -78,7 +78,7 @@ class OtlpSpans:
         closing.join(CLOSE_SECONDS)
 
     def _readable(self, span: Span) -> ReadableSpan:
-        """Make OpenTelemetry's span. Its tracer would make the same in ten times as long, and draw the ids itself."""
+        """Make OpenTelemetry's span. Its tracer takes several times as long, and draws the ids itself."""
         return ReadableSpan(
             name=span.name,
             context=_context(span.context),

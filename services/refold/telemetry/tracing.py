@@ -29,6 +29,13 @@ _STATES: Final = frozenset({b"tracestate", b"Tracestate"})
 _bits: Final = random.Random().getrandbits  # noqa: S311
 
 
+MESSAGING: Final[Mapping[str, str]] = {
+    "messaging.system": "nats",
+    "messaging.destination.template": "state.{namespace}.{document}",
+}
+"""Attributes of the spans that send or process an event."""
+
+
 class SpanContext(NamedTuple):
     """What identifies a span wherever its trace goes on; `state` is the caller's `tracestate`."""
 

@@ -122,7 +122,7 @@ def _targets(settings: Settings) -> Callable[[], Sequence[Target]]:
         endpoints = read_endpoints(settings.data)
         urls = {**endpoints.get("services", {}), "nats": endpoints.get("nats_monitor")}
         found = tuple(Target(name, url) for name, url in urls.items() if url and name != "alerts")
-        # A system that has ended is not there to be found, and is down.
+        # The folder of a system that has ended names no services; those that it had are down.
         known = found or known
         return known
 

@@ -24,7 +24,6 @@ from refold.core.errors import (
     DataFolderInUse,
     Refused,
     StoreDamaged,
-    StoreDiffers,
     StoreError,
     StoreFull,
     StoreOutdated,
@@ -40,17 +39,18 @@ from refold.store.ports import SchemaSwap, SnapshotStore
 from refold.telemetry import redacted_text
 from refold.transfer.stored import StoredSource
 from refold.wiring.projector import bounds_of
-from refold.wiring.servers import make_embedded_log, open_log, opened, reach, servers_of
+from refold.wiring.servers import log_info, make_embedded_log, opened, reach, servers_of
 from refold.wiring.service import collect_seldom, hand_work, start_process
 from refold.wiring.settings import Settings, handed_on, load
+from refold.wiring.storage import encoding_of
 from refold.wiring.store_url import StoreUrl, file_url
 from refold.wiring.stores import (
     ConnectedStore,
     auditable,
     audited_store,
     bound_log,
+    check_bound,
     dictionary_store,
-    encoding_of,
     naming_repair,
     open_store,
     open_swap,
@@ -105,7 +105,7 @@ async def run_compare(
     async with _opened(settings, first) as (log, left), _opened(settings, second) as (_, right):
         log_id = (await log.info()).log_id
         for store in (first, second):
-            await _check_bound(settings, store, log_id)
+            check_bound(store, await bound_log(store, settings), log_id)
         sides = stores.Side(first.name, left), stores.Side(second.name, right)
         return await stores.compare_stores(*sides, listener)
 
@@ -122,7 +122,7 @@ async def run_train(
         rule = "must be zstd: no other method uses dictionaries"
         raise Refused("bad_setting", rule, field="REFOLD_COMPRESSION", shape=settings.compression)
     async with _opened(settings, store) as (log, reader):
-        await _check_bound(settings, store, (await log.info()).log_id)
+        check_bound(store, await bound_log(store, settings), (await log.info()).log_id)
         counted = next((it for it in await reader.namespaces() if it.namespace == namespace), None)
         if counted is None:
             raise Refused(
@@ -135,20 +135,13 @@ async def run_train(
         return store.name, number, trained
 
 
-async def _check_bound(settings: Settings, store: StoreUrl, log_id: str) -> None:
-    bound = await bound_log(store, settings)
-    if bound != log_id:
-        raise StoreDiffers(f"{store.name} is not a projection of the log", expected=log_id, found=bound)
-
-
 async def read_stores_status(settings: Settings) -> list[dict[str, object]]:
     """Return what each store is and how far it is; `problem` where it cannot be read."""
-    log = await open_log(settings.required("nats_url"), "refold-audit")
-    try:
-        log_id, end_sequence = (info := await log.info()).log_id, info.last_sequence
-    finally:
-        await log.close()
-    return [await _store_status(settings, store, log_id, end_sequence) for store in store_urls(settings)]
+    info = await log_info(settings, "audit")
+    return [
+        await _store_status(settings, store, info.log_id, info.last_sequence)
+        for store in store_urls(settings)
+    ]
 
 
 async def _store_status(
@@ -198,7 +191,7 @@ async def run_rebuild(
         live = _only(found, store)
         fresh = _fresh(live, store, into)
         schema = fresh.postgres_schema
-        log_id = await _log_id(live)
+        log_id = (await log_info(live, "rebuild")).log_id
         async with open_swap(store, live, log_id, fresh_schema=schema, is_kept=not is_compared) as swap:
             if is_compared:
                 with suppress(StoreOutdated):
@@ -221,14 +214,6 @@ async def run_rebuild(
 def _only(settings: Settings, store: StoreUrl) -> Settings:
     """Return the settings with one store alone: children that are handed them replay into it."""
     return load(**handed_on(settings, stores=replace(store, retries=None).text, projector_store=None))
-
-
-async def _log_id(settings: Settings) -> str:
-    log = await open_log(settings.required("nats_url"), "refold-rebuild")
-    try:
-        return (await log.info()).log_id
-    finally:
-        await log.close()
 
 
 async def _bind(settings: Settings, store: StoreUrl) -> None:

@@ -96,7 +96,7 @@ async def _several(
         stores.keyed.append(store)
         with suppress(StoreError, TimedOut):
             stores.versions[url.name] = await store.server_version()
-        # What this store has lost it must fold again; how far the others are is no matter here.
+        # A store is compared with its own positions, whatever the others have.
         store.refuse_stale(lambda: source.sequences, partial(end_sequence, log))
         source.reader, source.problem = whole_history(log, store), None
         sources.wake()

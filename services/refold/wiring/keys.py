@@ -10,24 +10,17 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from refold.core.errors import KeyNeeded, KeyUnknown, Refused, StoreDiffers, StoreError, TimedOut
+from refold.core.errors import KeyNeeded, KeyUnknown, Refused, StoreError, TimedOut
 from refold.embedded import read_endpoints
 from refold.store import keyed
 from refold.store.keyed import KeyCount, encryption_of
 from refold.store.layers.keyring import KEY_BYTES, KEY_NUMBER_MAX, KeyFile, Keyring, Keys
 from refold.telemetry import redacted_text
-from refold.wiring.servers import open_log
+from refold.wiring.servers import log_info
 from refold.wiring.settings import Settings
+from refold.wiring.storage import key_source, row_codec
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import (
-    ConnectedStore,
-    bound_log,
-    key_source,
-    open_store,
-    row_codec,
-    store_named,
-    store_urls,
-)
+from refold.wiring.stores import ConnectedStore, bound_log, check_bound, open_store, store_named, store_urls
 
 Report = Callable[[str, int, int], None]
 """Gets a store's name, how many of its values were written, and about how many there are to write."""
@@ -123,7 +116,7 @@ async def retire_key(settings: Settings, number: int) -> Keys:
 async def _retire(settings: Settings, number: int) -> dict[str, int]:
     """Remove a key's check values; return how many values need it, by the names of stores that have any."""
     needed: dict[str, int] = {}
-    log_id = await _log_id(settings)
+    log_id = (await log_info(settings, "keys")).log_id
     check = encryption_of(row_codec(settings, log_id)).keyring.check(number, log_id)
     async for store, opened in _filled(settings, store_urls(settings), log_id):
         # Counted before: without its check value, commits under the key fail.
@@ -140,7 +133,7 @@ async def reencrypt(settings: Settings, name: str | None, rate: float, report: R
     Return how many were written, by store. Raises `Refused`, `StoreDamaged`, `StoreUnavailable`.
     """
     stores = store_urls(settings)
-    log_id = await _log_id(settings)
+    log_id = (await log_info(settings, "keys")).log_id
     encryption = encryption_of(row_codec(settings, log_id))
     used = encryption.keyring.used if encryption.is_encrypting else None
     written: dict[str, int] = {}
@@ -178,8 +171,7 @@ async def _filled(
         bound = await bound_log(store, settings)
         if bound is None:
             continue
-        if bound != log_id:
-            raise StoreDiffers(f"{store.name} is not a projection of the log", expected=log_id, found=bound)
+        check_bound(store, bound, log_id)
         async with _opened(settings, store, log_id) as opened:
             yield store, opened
 
@@ -199,7 +191,7 @@ async def read_status(settings: Settings) -> dict[str, Any]:
     if source is None:
         raise _no_file()
     keys = Keyring(source)
-    log_id = await _log_id(settings)
+    log_id = (await log_info(settings, "keys")).log_id
     stores = [await _store_status(settings, store, log_id) for store in store_urls(settings)]
     used = None if settings.encrypt == "none" else keys.used
     return {"keys": keys.numbers, "used": used, "stores": stores}
@@ -219,14 +211,6 @@ async def _store_status(settings: Settings, store: StoreUrl, log_id: str) -> dic
 
 def _position(count: KeyCount) -> tuple[str, int]:
     return count.part, count.key or 0
-
-
-async def _log_id(settings: Settings) -> str:
-    log = await open_log(settings.required("nats_url"), "refold-keys")
-    try:
-        return (await log.info()).log_id
-    finally:
-        await log.close()
 
 
 def _key_file(settings: Settings) -> KeyFile:

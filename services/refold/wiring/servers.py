@@ -45,7 +45,7 @@ from refold.embedded.nats import (
 from refold.embedded.postgres import PostgresServer, start_postgres
 from refold.embedded.process import Server
 from refold.history import check_log
-from refold.log import Appended, Publication
+from refold.log import Appended, LogInfo, Publication
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
 from refold.log.jetstream.consume import Consumer, ConsumerLost
@@ -53,6 +53,7 @@ from refold.log.jetstream.stream import KeyValueMarker, LogMarker, Traces, no_tr
 from refold.log.jetstream.stream import create_log as create_stream
 from refold.telemetry.logging import configure
 from refold.wiring.settings import Settings, load
+from refold.wiring.storage import storage_flags
 from refold.wiring.store_url import StoreUrl, file_url
 from refold.wiring.stores import (
     ConnectedStore,
@@ -63,7 +64,6 @@ from refold.wiring.stores import (
     naming_repair,
     open_store,
     own_stores,
-    storage_flags,
     store_urls,
 )
 
@@ -258,6 +258,15 @@ async def connect_to(url: str, name: str) -> Client:
 async def open_log(url: str, name: str) -> JetStreamLog:
     """Open an existing log. Raises `LogUnavailable`, `LogMissing`, `LogDiffers`, `LogHole`."""
     return await JetStreamLog.open(url, inbox_prefix=inbox_of(url), name=name)
+
+
+async def log_info(settings: Settings, name: str) -> LogInfo:
+    """Ask an existing log for its id and sequences, by a connection of its own. Raises what `open_log` raises."""
+    log = await open_log(settings.required("nats_url"), f"refold-{name}")
+    try:
+        return await log.info()
+    finally:
+        await log.close()
 
 
 @asynccontextmanager

@@ -233,7 +233,7 @@ class Settings(BaseSettings):
     alerts: Path | None = None
     """File of the rules and notifiers of alerts; `refold up` alerts where it is set."""
     alerts_targets: _Targets | None = None
-    """Whom `refold alerts` asks, SERVICE=URL with commas; by default the system that runs on the data folder."""
+    """Services that `refold alerts` asks, as SERVICE=URL with commas; by default those of the data folder's system."""
     otlp_url: _OtlpUrl | None = None
     """Where traces are sent by OTLP over HTTP, such as http://127.0.0.1:4318; needs the extra `refold[otel]`."""
     trace_ratio: float = Field(0.01, ge=0, le=1)

@@ -6,7 +6,7 @@ Used by every composition. The order of the stores is the order of preference fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from refold.core.errors import (
     KeyUnknown,
     KeyWrong,
     Refused,
+    StoreDiffers,
     StoreError,
     StoreUnreadable,
     TimedOut,
@@ -26,9 +27,7 @@ from refold.core.errors import (
 from refold.store import Depth
 from refold.store.keyed import KeyedStore, check_keys
 from refold.store.layers import RowCodec
-from refold.store.layers.compression import Compression
 from refold.store.layers.encryption import Encryption
-from refold.store.layers.keyring import KeyCommand, KeyFile, Keyring, KeySource
 from refold.store.ports import Connected, SnapshotStore, Store
 from refold.store.postgres import PostgresStore
 from refold.store.postgres import schema as postgres_schema
@@ -39,14 +38,14 @@ from refold.store.redis import schema as redis_schema
 from refold.store.sqlite import SqliteStore
 from refold.store.sqlite import schema as sqlite_schema
 from refold.store.sqlite.swap import SqliteSchemaSwap
-from refold.telemetry import HIDDEN, redacted_text
+from refold.telemetry import redacted_text
 from refold.telemetry.logging import get_logger
-from refold.wiring.settings import Settings, environment_without
+from refold.wiring.settings import Settings
+from refold.wiring.storage import row_codec
 from refold.wiring.store_url import StoreUrl, read_stores
 
 OPEN_SECONDS: Final = 1.0
 """Pause before one of several stores that could not be opened is tried again."""
-
 
 COMMAND_SECONDS: Final = 10.0
 """How long a command line waits for one answer of Redis, where the address does not say; services wait longer."""
@@ -142,10 +141,15 @@ def audited_store(settings: Settings, name: str | None, *, is_rebuilt: bool = Fa
 _ONLY: Final = "beside a second store (such as --store files), `refold store compare` checks it"
 
 
+def store_flag(store: StoreUrl, settings: Settings) -> str:
+    """Return the flag by which a command names a store, after a space; empty where there is one store."""
+    return f" --store {store.name}" if len(store_urls(settings)) > 1 else ""
+
+
 def repair_of(store: StoreUrl, settings: Settings) -> str:
     """Say what makes a store again from the log, whatever it holds."""
     if store.kind != "redis":
-        which = f" --store {store.name}" if len(store_urls(settings)) > 1 else ""
+        which = store_flag(store, settings)
         return f"`refold rebuild --from-nothing{which}` rebuilds the projection from the log"
     host, port, database = store.server
     empty = f"`redis-cli -h {host} -p {port} -n {database} FLUSHDB`"
@@ -193,78 +197,6 @@ def auditable(store: ConnectedStore) -> SnapshotStore:
     """Return a store that is known to be of full depth (`audited_store`)."""
     assert store.capabilities.depth is Depth.full
     return cast("SnapshotStore", store)
-
-
-def row_codec(settings: Settings, log_id: str) -> RowCodec:
-    """Return how a store's values become the bytes of its rows. Raises `Refused` for keys that cannot be used."""
-    compression = Compression.of(settings.compression, bytes_min=settings.compression_bytes_min)
-    source = key_source(settings)
-    if source is not None:
-        is_encrypting = settings.encrypt != "none"
-        return Encryption(compression, Keyring(source), log_id, is_encrypting=is_encrypting)
-    if settings.encrypt in {"history", "all"}:
-        rule = "needs REFOLD_KEYS or REFOLD_KEYS_COMMAND"
-        raise Refused("bad_setting", rule, field="REFOLD_ENCRYPT", shape="no keys")
-    return compression
-
-
-def key_source(settings: Settings) -> KeySource | None:
-    """Return where the keys come from; None where there are none."""
-    if settings.keys is not None:
-        return KeyFile(settings.keys)
-    if settings.keys_command is not None:
-        return KeyCommand(settings.keys_command.get_secret_value(), environment_without())
-    return None
-
-
-def storage_settings(settings: Settings) -> dict[str, object]:
-    """Return the settings that say how values are stored, for the endpoints of a running system; a secret is hidden."""
-    return {
-        "keys": None if settings.keys is None else str(settings.keys.absolute()),
-        "keys_command": HIDDEN if settings.keys is None and settings.keys_command is not None else None,
-        "encrypt": settings.encrypt,
-        "compression": settings.compression,
-        "compression_bytes_min": settings.compression_bytes_min,
-    }
-
-
-def storage_flags(settings: Settings, running: Mapping[str, object]) -> dict[str, object]:
-    """Return the flags by which a command stores values as the running system does, whose settings are `running`.
-
-    Raises `Refused` where a variable says otherwise, and where only a variable can say it: the command of the keys.
-    """
-    ours = {**storage_settings(settings), "encrypt": _level(settings.encrypt, running)}
-    theirs = {**running, "encrypt": _level(running.get("encrypt"), running)}
-    for name in running:
-        if name in settings.model_fields_set and not _is_same(name, ours[name], theirs[name]):
-            has = "it is not set there" if running[name] is None else f"it is {theirs[name]} there"
-            rule = f"is not as in the running system ({has}): unset it, or start the system again with it"
-            raise Refused("bad_setting", rule, field=f"REFOLD_{name.upper()}")
-    if running.get("keys_command") and settings.keys_command is None:
-        rule = "must be set as for the running system, which has its keys from a command"
-        raise Refused("bad_setting", rule, field="REFOLD_KEYS_COMMAND", shape="nothing")
-    return {name: value for name, value in running.items() if name != "keys_command"}
-
-
-def _level(encrypt: object, running: Mapping[str, object]) -> object:
-    """Return what is encrypted where the setting is that, or None."""
-    return encrypt or ("history" if running.get("keys") or running.get("keys_command") else "none")
-
-
-def _is_same(name: str, ours: object, theirs: object) -> bool:
-    if name == "keys" and ours is not None and theirs is not None:
-        return Path(str(ours)).resolve() == Path(str(theirs)).resolve()
-    # Where there is a file, a command is not used.
-    return ours == theirs or (name == "keys_command" and ours is None)
-
-
-def encoding_of(store: StoreUrl, settings: Settings) -> str:
-    """Return how a store's values are written, as people read it: `zstd:1`, with `encrypted` where they are."""
-    has_keys = settings.keys is not None or settings.keys_command is not None
-    if not has_keys or settings.encrypt == "none":
-        return settings.compression
-    is_all = store.kind != "postgres" or settings.encrypt == "all"
-    return f"{settings.compression}, {'' if is_all else 'history '}encrypted"
 
 
 async def open_store(
@@ -355,6 +287,12 @@ async def bound_log(store: StoreUrl, settings: Settings) -> str | None:
     if store.kind == "redis":
         return await redis_schema.bound_log(store.url, settings.postgres_schema)
     return await postgres_schema.bound_log(store.url, settings.postgres_schema)
+
+
+def check_bound(store: StoreUrl, bound: str | None, log_id: str) -> None:
+    """Raise `StoreDiffers` where the log to which a store is bound is not this one."""
+    if bound != log_id:
+        raise StoreDiffers(f"{store.name} is not a projection of the log", expected=log_id, found=bound)
 
 
 async def put_aside(store: StoreUrl, settings: Settings) -> str | None:

@@ -37,8 +37,9 @@ from refold.telemetry.logging import configure
 from refold.wiring.servers import Servers, log_cipher, make_embedded_log, opened, running_servers
 from refold.wiring.service import Listener, hand_work, start_process, stop_on_signals
 from refold.wiring.settings import Settings, described, handed_on, load
+from refold.wiring.storage import storage_settings
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import bound_log, has_postgres, own_stores, repair_of, storage_settings, store_urls
+from refold.wiring.stores import bound_log, has_postgres, own_stores, repair_of, store_flag, store_urls
 from refold.wiring.supervise import Part, Say, kept, nats_fault, postgres_fault, service_fault
 
 LOOK_SECONDS: Final = 0.05
@@ -175,10 +176,8 @@ async def refuse_damaged(servers: Servers, settings: Settings, log_id: str) -> N
 
     A store that cannot be reached is waited for by its services.
     """
-    stores = store_urls(settings)
-    for store in stores:
-        which = f" --store {store.name}" if len(stores) > 1 else ""
-        run = f"refold rebuild{{}} --data {servers.folder.path}{which}"
+    for store in store_urls(settings):
+        run = f"refold rebuild{{}} --data {servers.folder.path}{store_flag(store, settings)}"
         try:
             if (bound := await bound_log(store, settings)) not in {None, log_id}:
                 message = "it belongs to another system's log: set another store here"
@@ -224,7 +223,7 @@ def _services(settings: Settings) -> dict[str, _Service]:
 
 
 def _targets(listeners: Mapping[str, Listener], servers: Servers) -> str:
-    """Return whom the alert engine asks: every service but itself, and nats-server's monitoring."""
+    """Return the services that the alert engine asks: all but itself, and nats-server's monitoring."""
     urls = {name: listener.url for name, listener in listeners.items()} | {"nats": servers.nats.monitor}
     return ",".join(f"{name}={url}" for name, url in urls.items() if name != "alerts")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 
 import pytest
 
 from refold.core.errors import Refused
 from refold.wiring.settings import load
-from refold.wiring.stores import storage_flags, storage_settings
+from refold.wiring.storage import row_codec, storage_flags, storage_settings
 
 
 def test_what_no_variable_says_is_as_in_the_running_system(tmp_path: Path) -> None:
@@ -50,3 +52,12 @@ def test_a_variable_may_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("REFOLD_ENCRYPT", "history")
     found = load(**storage_flags(load(), running))
     assert (found.keys, found.encrypt) == (tmp_path / "k.json", "history")
+
+
+def test_the_command_of_the_keys_is_run_once_however_many_stores_are_opened(tmp_path: Path) -> None:
+    runs, key = tmp_path / "runs", base64.b64encode(bytes(32)).decode()
+    printed = json.dumps({"keys": {"1": key}})
+    settings = load(keys_command=f"sh -c 'echo run >> {runs}; echo \"$0\"' '{printed}'")
+    codecs = [row_codec(settings, "log") for _ in range(3)]
+    assert runs.read_text() == "run\n"
+    assert len({id(codec) for codec in codecs}) == 3

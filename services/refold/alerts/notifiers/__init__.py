@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from refold.alerts import Notification, Severity, Table
+from refold.alerts import Name, Notification, Severity, Table
 from refold.core.errors import ServiceUnavailable
 from refold.telemetry.logging import get_logger
 
@@ -33,10 +33,10 @@ class Sender(Table):
     """A notifier: its name, and the severities that it sends."""
 
     is_follower: ClassVar[bool] = False
-    """It is to have everything at last, one by one, and to alarm nobody: attempts are not counted, there is no digest,
-    and it is no alert that it cannot deliver."""
+    """It records what has happened and alerts no person: it is sent every notification, one by one and without a limit
+    of attempts, and that it cannot deliver is not an alert."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+    name: Name
     severities: tuple[Severity, ...] = ("page", "ticket")
 
     @model_validator(mode="before")

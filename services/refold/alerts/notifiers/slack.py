@@ -34,7 +34,7 @@ class Slack(Sender):
 
 
 def message_of(notification: Notification) -> dict[str, Any]:
-    """Return the message: a text for notifications of the phone, and a block for each alert."""
+    """Return the message: a text for Slack's own notifications, and a block for each alert."""
     shown = notification.notices[:SHOWN_MAX]
     blocks = [_section(_text_of(notice)) for notice in shown]
     if (hidden := len(notification.notices) - len(shown)) > 0:

@@ -153,19 +153,25 @@ class KeyFile:
 
 
 class KeyCommand:
-    """Keys that a command prints, such as a KMS client's. It is run at start only, so a change needs a restart."""
+    """Keys that a command prints, such as a KMS client's. It is run once, so a change needs a restart."""
 
     def __init__(self, command: str, environment: Mapping[str, str]) -> None:
         """Split the command as a shell does, without one; `environment` is all that it gets."""
         self._command = command
         self._environment = dict(environment)
+        self._keys: Keys | None = None
 
     def stamp(self) -> object:
         """Return always the same."""
         return "command"
 
     def read(self) -> Keys:
-        """Run the command. Raises `Refused`, without anything that the command prints."""
+        """Run the command, unless it has printed the keys before. Raises `Refused`, without anything that it prints."""
+        if self._keys is None:
+            self._keys = self._run()
+        return self._keys
+
+    def _run(self) -> Keys:
         name = "REFOLD_KEYS_COMMAND"
         try:
             done = subprocess.run(
