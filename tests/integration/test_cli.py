@@ -882,13 +882,13 @@ async def test_a_service_is_profiled_by_one_request_at_a_time(up):
     first, second = await asyncio.gather(ask(instance=None), ask(instance=None), return_exceptions=True)
     (facts, text), refused = (first, second) if isinstance(second, Refused) else (second, first)
     assert refused.reason == "profile_running"
-    assert facts["instance"].endswith(f"-{up.child('projector').pid}")
+    assert facts["instance"].endswith(f":{up.child('projector').pid}")
     assert facts["samples"] > 0
     assert "Runner.run" in {frame["name"] for frame in json.loads(text)["shared"]["frames"]}
     with pytest.raises(Refused, match="seconds: must be a number from 1 to 60"):
         await ask(instance=facts["instance"], seconds=10_000)
-    with pytest.raises(ServiceUnavailable, match="no projector elsewhere-1 runs"):
-        await ask(instance="elsewhere-1")
+    with pytest.raises(ServiceUnavailable, match="no projector elsewhere:1 runs"):
+        await ask(instance="elsewhere:1")
 
 
 def test_a_profile_has_bounds_and_is_printed(refold, up, tmp_path):

@@ -15,7 +15,7 @@ async def profile(
     service: Annotated[Literal["gateway", "projector"], typer.Argument(help="The service.")],
     instance: Annotated[
         str | None,
-        typer.Option("--instance", metavar="HOST-PID", help="The one of several; by default any of them."),
+        typer.Option("--instance", metavar="HOST:PID", help="The one of several; by default any of them."),
     ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, max=60, help="Duration of the profile.")

@@ -1,11 +1,13 @@
-"""Logging, metrics, and the redaction of secrets from whatever is shown: log lines, settings, errors.
+"""Logging, metrics and traces: the name of this process in them, and the redaction of secrets from what is shown.
 
-For every package above the core. This module, the redaction, imports only the standard library.
+For every package above the core. This module, the name and the redaction, imports only the standard library.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,6 +21,11 @@ _URL_TOKEN: Final = re.compile(r"(?i)\b(nats|tls|wss?)://[^\s/?#@:]+@")
 _ASSIGNED: Final = re.compile(
     r"""(?i)\b(password|passwd|pwd|secret|token)(["']?\s*[=:]\s*)(["']?)[^\s"'&,;]+\3"""
 )
+
+
+def instance() -> str:
+    """Return this process's name, `HOST:PID`: also a token of a NATS subject, so the host's dots are underscores."""
+    return f"{re.sub('[^A-Za-z0-9_-]', '_', socket.gethostname())}:{os.getpid()}"
 
 
 def redacted(value: Any, key: str = "") -> Any:

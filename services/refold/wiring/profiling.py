@@ -7,9 +7,6 @@ The answer is a line of JSON, and after it the profile, compressed by zstd; a re
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -23,6 +20,7 @@ from refold.core.errors import Refused, ServiceUnavailable
 from refold.log import PAYLOAD_BYTES_MAX, profile_subject
 from refold.log.jetstream.client import Client
 from refold.log.jetstream.protocol import message_frame
+from refold.telemetry import instance
 from refold.telemetry.logging import get_logger
 from refold.telemetry.profiling import Format, Profile, Profiling
 from refold.wiring.servers import administrator_url, connected
@@ -41,11 +39,6 @@ FIELDS: Final = frozenset({"seconds", "format"})
 PROFILE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
-def instance_name() -> str:
-    """Return this process's name: its host and its number."""
-    return f"{re.sub('[^A-Za-z0-9_-]', '_', socket.gethostname())}-{os.getpid()}"
-
-
 @asynccontextmanager
 async def answering_profiles(client: Client, service: str, *, is_on: bool) -> AsyncIterator[None]:
     """Answer requests for profiles within the block: those to this instance, and its share of those to any."""
@@ -60,7 +53,7 @@ async def answering_profiles(client: Client, service: str, *, is_on: bool) -> As
 
     subscriptions = (
         client.subscribe(profile_subject(service), take, queue=service),
-        client.subscribe(profile_subject(service, instance_name()), take),
+        client.subscribe(profile_subject(service, instance()), take),
     )
     try:
         yield
@@ -91,7 +84,7 @@ async def _answer(client: Client, profiling: Profiling, reply: bytes, body: byte
 
 
 def _refusal(status: int, reason: str, detail: str) -> bytes:
-    view = {"status": status, "reason": reason, "detail": detail, "instance": instance_name()}
+    view = {"status": status, "reason": reason, "detail": detail, "instance": instance()}
     return json_text.dumps(view) + b"\n"
 
 
@@ -99,7 +92,7 @@ def _packed(profile: Profile) -> bytes:
     """Return the answer. Raises `Refused` where it is larger than a message."""
     facts = asdict(profile)
     text = facts.pop("text").encode()
-    line = json_text.dumps({"status": 200, "instance": instance_name(), **facts})
+    line = json_text.dumps({"status": 200, "instance": instance(), **facts})
     answer = line + b"\n" + zstandard.compress(text)
     if len(answer) > PAYLOAD_BYTES_MAX or len(text) > PROFILE_BYTES_MAX:
         rule = f"the profile is larger than {PAYLOAD_BYTES_MAX} bytes; ask for fewer seconds"

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
-import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from refold import __version__
 from refold.core import json_text
 from refold.core.errors import RefoldError, Refused
 from refold.embedded.process import LOOPBACK, Command, Process, choose_port
+from refold.telemetry import instance
 from refold.telemetry.logging import configure, get_logger
 from refold.telemetry.metrics import SpanMetrics
 from refold.telemetry.tracing import Spans
@@ -144,7 +143,7 @@ def open_spans(settings: Settings, service: str, registry: CollectorRegistry) ->
         settings.otlp_url,
         service=f"refold-{service}",
         version=__version__,
-        instance=f"{socket.gethostname()}:{os.getpid()}",
+        instance=instance(),
         metrics=metrics,
     )
     try:
