@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import Context
 from typing import Any
 
 import httpx
 import orjson
 import pytest
+from structlog.contextvars import get_contextvars, merge_contextvars
+from structlog.testing import capture_logs
 
 from refold.core.errors import LogFull, LogUnavailable
 from refold.core.fold import EVENT_BYTES_MAX, RULES
 from refold.gateway import responses, writes
+from refold.gateway.tracing import Tracing, begin_request
 from support.gateway import Twin, twin
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 JSON_PATCH = {"Content-Type": "application/json-patch+json"}
 
 
@@ -32,6 +37,40 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert view["title"]
     assert view["detail"]
     return view
+
+
+async def test_the_log_line_of_a_request_has_the_id_of_its_response(gateway: Twin) -> None:
+    gateway.app.context = None  # type: ignore[assignment]  # So every request crashes.
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        traced = await gateway.request(
+            "GET", "/v1", headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-00"}
+        )
+        invalid = await gateway.request("GET", "/v1", headers={"traceparent": f"00-{TRACE}-0-00"})
+        others = [await gateway.request("GET", "/v1") for _ in range(2)]
+    ids = [response.headers["Refold-Request-Id"] for response in (traced, invalid, *others)]
+    assert [(line["event"], line["request_id"]) for line in lines] == [
+        ("request_crashed", each) for each in ids
+    ]
+    assert ids[0] == TRACE
+    assert len(set(ids)) == 4
+    assert all("trace_id" not in line for line in lines), "none of these is sampled"
+
+
+def test_the_log_lines_of_a_sampled_request_have_its_trace_and_span() -> None:
+    spans: Any = None  # None ends here.
+
+    def begin() -> None:
+        tracing = Tracing(spans, ratio=1, now=lambda: 0)
+        request_id, trace = begin_request({"headers": []}, tracing)
+        assert trace is not None
+        assert get_contextvars() == {
+            "request_id": request_id.decode(),
+            "trace_id": f"{trace.context.trace_id:032x}",
+            "span_id": f"{trace.context.span_id:016x}",
+        }
+        assert get_contextvars()["request_id"] == get_contextvars()["trace_id"]
+
+    Context().run(begin)
 
 
 # An acknowledgement that is lost

@@ -18,6 +18,9 @@ NAME = "openapi.yaml"
 ALWAYS = {"content-type", "content-length", "content-encoding", "vary"}
 """Headers of any response, which the contract describes once for all."""
 
+REQUEST_ID = "refold-request-id"
+"""The header of every response; the contract describes it once, under `components/headers`."""
+
 JSON_TYPES = {"application/json", "application/json-patch+json", "application/problem+json"}
 
 
@@ -94,6 +97,7 @@ class Recorder:
 
     def _check_headers(self, response: httpx.Response, described: dict[str, Any], where: str) -> None:
         known = {name.lower(): resolved(each) for name, each in described.get("headers", {}).items()}
+        known[REQUEST_ID] = DOCUMENT["components"]["headers"]["RequestId"]
         sent = {name.lower() for name in response.headers} - ALWAYS
         assert sent <= known.keys(), f"{where}: {sent - known.keys()} are not documented"
         required = {name for name, each in known.items() if each.get("required")}

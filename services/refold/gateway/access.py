@@ -25,7 +25,7 @@ PREFLIGHT_SECONDS: Final = 600
 METHODS: Final = ("GET", "HEAD", "PUT", "PATCH", "DELETE", "POST")
 EXPOSED_HEADERS: Final = (
     *("ETag", "Location", "Retry-After", "Refold-Version", "Refold-Sequence"),
-    *("Refold-Recorded-At", "Refold-Occurred-At", "Refold-Lag-Events"),
+    *("Refold-Recorded-At", "Refold-Occurred-At", "Refold-Lag-Events", "Refold-Request-Id"),
 )
 
 

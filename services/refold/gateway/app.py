@@ -26,6 +26,7 @@ from refold.gateway.live.requests import is_event_stream
 from refold.gateway.readiness import with_lag
 from refold.gateway.responses import Problem, Response, problem_of
 from refold.gateway.stores import with_store
+from refold.gateway.tracing import REQUEST_ID, begin_request
 from refold.store.layers.sources import TERMS, Terms
 from refold.telemetry.logging import get_logger
 
@@ -125,14 +126,15 @@ class Gateway:
         """Serve a request, and observe its duration by route template, never by path."""
         scope["app"] = self
         status = 500
+        request_id, trace = begin_request(scope, self._tracing)
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID, request_id)]
             await send(message)
 
-        trace = None if self._tracing is None else self._tracing.begin(scope)
         started = self._timer()
         try:
             refusal = self._access.refusal(scope)

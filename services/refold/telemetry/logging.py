@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
+import threading
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from io import FileIO
-from typing import Any, TextIO, cast
+from typing import Any, Final, TextIO, cast
 
 import orjson
 import structlog
 
-from refold.telemetry import redacted
+from refold.telemetry import instance, redacted
+from refold.telemetry.repetitions import EVENT_CHARS_MAX, Kind, Repeated, Repetitions
+
+FIRST_FIELDS: Final = ("time", "level", "service", "instance", "event")
+"""Fields of every line, in their order; others follow."""
 
 
 def get_logger() -> structlog.typing.FilteringBoundLogger:
@@ -26,24 +33,40 @@ def configure(level: str, *, service: str, stream: TextIO | None = None) -> None
     """Write the log lines of this level and above to the stream (standard error), also those of libraries."""
     number = logging.getLevelNamesMapping()[level.upper()]
     out = stream or _standard_error(service)
+    serialize = partial(_line, service=service, instance=instance())
+    repetitions = Repetitions(partial(_write_repeated, out, serialize))
+    # What is counted when the process ends is written then.
+    atexit.register(repetitions.close)
     shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
+        structlog.contextvars.merge_contextvars,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
     rendering: list[structlog.typing.Processor] = [
         structlog.processors.format_exc_info,
         hide_secrets,
-        structlog.processors.JSONRenderer(serializer=_line, service=service),
+        structlog.processors.JSONRenderer(serializer=serialize),
     ]
     structlog.configure(
-        processors=[*shared, *rendering],
+        processors=[
+            structlog.stdlib.add_log_level,
+            partial(_count_repeated, repetitions),
+            *shared,
+            *rendering,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        # It writes a line by one call, as the handler does: those of several threads do not mix.
+        logger_factory=structlog.WriteLoggerFactory(out),
     )
     handler = logging.StreamHandler(out)
+    handler.addFilter(partial(_is_library_line_written, repetitions))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_library],
+            foreign_pre_chain=[
+                structlog.stdlib.add_log_level,
+                *shared,
+                structlog.stdlib.ExtraAdder(),
+                _name_library,
+            ],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
@@ -72,10 +95,56 @@ def _name_library(logger: Any, _: str, line: MutableMapping[str, Any]) -> Mutabl
     return line
 
 
-def _line(line: MutableMapping[str, Any], *, service: str, **_: Any) -> str:
-    line["service"] = service
-    first = {name: line.pop(name) for name in ("time", "level", "service", "event") if name in line}
+def _count_repeated(
+    repetitions: Repetitions, _: Any, __: str, line: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Processor: drop a line that is counted instead."""
+    code = line.get("code")
+    if code is None and "exc_info" in line:
+        code = _exception_name(line["exc_info"])
+    if not repetitions.admits(Kind(line["level"], line["event"][:EVENT_CHARS_MAX], str(code or ""))):
+        raise structlog.DropEvent
+    return line
+
+
+def _is_library_line_written(repetitions: Repetitions, record: logging.LogRecord) -> bool:
+    event = record.getMessage()[:EVENT_CHARS_MAX]
+    return repetitions.admits(Kind(record.levelname.lower(), event, _exception_name(record.exc_info)))
+
+
+def _exception_name(given: Any) -> str:
+    """Return the type of the exception that a line is given; empty if there is none."""
+    kind = type(given) if isinstance(given, BaseException) else None
+    if given is True:
+        kind = sys.exc_info()[0]
+    elif isinstance(given, tuple):
+        kind = given[0]
+    return "" if kind is None else kind.__name__
+
+
+def _write_repeated(out: TextIO, serialize: Callable[..., str], repeated: Repeated) -> None:
+    level, name, code = repeated.kind
+    line = {
+        "time": _now(),
+        "level": level,
+        "event": "repeated",
+        "name": name,
+        "code": code or None,
+        "count": repeated.lines,
+        "seconds": round(repeated.seconds, 3),
+    }
+    out.write(serialize(hide_secrets(None, "", line)) + "\n")
+    out.flush()
+
+
+def _line(line: MutableMapping[str, Any], *, service: str, instance: str, **_: Any) -> str:
+    line.update(service=service, instance=instance)
+    first = {name: line.pop(name) for name in FIRST_FIELDS if name in line}
     return orjson.dumps(first | dict(line), default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 class LossyFile:
@@ -93,11 +162,16 @@ class LossyFile:
         self._dropped = 0
         self._is_skipping = False
         self._ends_line = True
+        self._lock = threading.Lock()
 
     def write(self, lines: bytes | str) -> None:
         """Write lines, or pieces of lines. Never raises `OSError` or `ValueError`."""
         if isinstance(lines, str):
             lines = lines.encode(errors="backslashreplace")
+        with self._lock:
+            self._write(lines)
+
+    def _write(self, lines: bytes) -> None:
         if self._is_skipping:
             # The beginning of this line was dropped, so its end is dropped as well.
             end = lines.find(b"\n") + 1 or len(lines)
@@ -147,9 +221,10 @@ class LossyFile:
 
     def _notice(self) -> bytes:
         line = {
-            "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "time": _now(),
             "level": "warning",
             "service": self._service,
+            "instance": instance(),
             "event": "log_lines_dropped",
             "lines": self._dropped,
         }

@@ -29,6 +29,10 @@ _STATES: Final = frozenset({b"tracestate", b"Tracestate"})
 _bits: Final = random.Random().getrandbits  # noqa: S311
 
 
+def new_trace_id() -> int:
+    return _bits(128) or 1
+
+
 MESSAGING: Final[Mapping[str, str]] = {
     "messaging.system": "nats",
     "messaging.destination.template": "state.{namespace}.{document}",
@@ -47,7 +51,7 @@ class SpanContext(NamedTuple):
     @classmethod
     def root(cls) -> Self:
         """Begin a trace that is sampled."""
-        return cls(_bits(128) or 1, _bits(64) or 1, SAMPLED | RANDOM)
+        return cls(new_trace_id(), _bits(64) or 1, SAMPLED | RANDOM)
 
     @property
     def is_sampled(self) -> bool:

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
+from contextvars import Context
 from functools import cache, partial
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from refold.gateway import IDLE_SECONDS
 from refold.gateway.responses import RETRY, Problem
+from refold.gateway.tracing import new_request_id
 from refold.telemetry.logging import get_logger
 from refold.wiring.http_stream import ResponseStream
 from refold.wiring.service import Listener
@@ -31,10 +33,7 @@ BACKLOG: Final = 1_024
 """Connections that the kernel keeps until they are accepted."""
 
 CONNECTIONS_MAX: Final = 32_768
-"""Connections of one service, within its limit of open files; one more is answered 503.
-
-One Linux host opens 28,232 to one port unless configured otherwise.
-"""
+"""Of one service, within its limit of open files; one more is answered 503. One Linux host opens 28,232 to a port."""
 
 FILES_RESERVED: Final = 256
 """Descriptors that connections leave to the database, the broker, files and libraries."""
@@ -215,7 +214,8 @@ class Connection(HttpToolsProtocol):
             self._next = cycle, app
         else:
             self._running = cycle
-            super()._start_asgi_task(cycle, partial(self._run, app, cycle))
+            # A pipelined request starts in the task of the one before, whose context it must not have.
+            Context().run(super()._start_asgi_task, cycle, partial(self._run, app, cycle))
 
     async def _run(
         self,
@@ -370,7 +370,8 @@ class Connection(HttpToolsProtocol):
 
     def _answer(self, problem: Problem) -> None:
         response = problem.response()
-        head = self._head(problem.status, [*response.raw_headers, (b"connection", b"close")])
+        added = new_request_id(), (b"connection", b"close")
+        head = self._head(problem.status, [*response.raw_headers, *added])
         self.transport.write(head + response.body)
         self.transport.close()
 

@@ -27,7 +27,7 @@ from refold.gateway.live import LiveLimits
 from refold.gateway.ops import openapi_document
 from refold.gateway.readiness import Readiness
 from support.gateway import Twin, twin
-from support.openapi import DOCUMENT, OPERATIONS, Operation, Recorder, operation_of
+from support.openapi import DOCUMENT, OPERATIONS, REQUEST_ID, Operation, Recorder, operation_of
 
 PUT, PATCH, DELETE, POST = ("putDocument", "patchDocument", "deleteDocument", "appendEvents")
 REVERT, TRANSACT, RUN = "revertDocument", "appendTransaction", "runAgui"
@@ -358,7 +358,7 @@ async def test_the_gateway_does_everything_documented_and_nothing_else() -> None
     wanted = {(each.id, *parameter) for each in OPERATIONS.values() for parameter in each.parameters}
     # The memory adapter has no `where`; tests/integration/test_gateway_reads.py exercises it.
     assert wanted - RECORDED.parameters == {("listDocuments", "query", "where")}
-    assert RECORDED.headers == set(documented_headers())
+    assert RECORDED.headers == {*documented_headers(), REQUEST_ID}
 
 
 def documented_headers() -> Iterator[str]:
@@ -414,11 +414,13 @@ def test_the_gateway_serves_the_openapi_file_with_the_version_of_the_program() -
         (200, {"X-Unknown": "1"}, b'{"items":[]}'),
         (200, {}, b'{"items":[],"more":1}'),
         (200, {"Content-Type": "text/plain"}, b"x"),
+        (200, {"Refold-Request-Id": "1"}, b'{"items":[]}'),
     ],
 )
 async def test_undocumented_behaviour_is_detected(status: int, headers: dict[str, str], body: bytes) -> None:
     request = httpx.Request("GET", "http://localhost/v1")
-    response = httpx.Response(status, headers=JSON | headers, content=body, request=request)
-    with pytest.raises(Exception, match=r"not documented|not allowed"):
+    sent = JSON | {"Refold-Request-Id": "0" * 32} | headers
+    response = httpx.Response(status, headers=sent, content=body, request=request)
+    with pytest.raises(Exception, match=r"not documented|not allowed|does not match"):
         await Recorder().check(response)
     assert operation_of("GET", "/undocumented/route/of/a/gateway") is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import orjson
@@ -18,13 +19,18 @@ from support.system import free_port
 
 SECONDS = 10
 LARGE = 8 * 1024 * 1024
+SERVED: ContextVar[str] = ContextVar("SERVED", default="")
 
 
 class App:
-    """An application with a path for each behaviour; it counts the requests that it has begun."""
+    """An application with a path for each behaviour; it counts the requests that it has begun.
+
+    `inherited` has what each found in the context of its task: the path of another request, or nothing.
+    """
 
     def __init__(self) -> None:
         self.begun: list[str] = []
+        self.inherited: list[str] = []
         self.streams: list[ResponseStream] = []
         self._changed = asyncio.Condition()
         self.disconnected = asyncio.Event()
@@ -32,6 +38,8 @@ class App:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]
+        self.inherited.append(SERVED.get())
+        SERVED.set(path)
         async with self._changed:
             self.begun.append(path)
             self._changed.notify_all()
@@ -308,6 +316,7 @@ async def test_a_malformed_request_is_a_problem_and_ends_the_connection(
         found = await client.answer()
         assert (found.status, found.value["code"]) == (400, "bad_request")
         assert found.headers["content-type"] == "application/problem+json"
+        assert len(found.headers["refold-request-id"]) == 32
         assert await client.rest() == b""
     assert serving.app.begun == []
 
@@ -359,6 +368,7 @@ async def test_pipelined_requests_are_answered_in_their_order(serving: Serving) 
     async with serving.client() as client:
         client.send(b"".join(get(f"/{number}") for number in range(50)))
         assert [(await client.answer()).value["path"] for _ in range(50)] == [f"/{n}" for n in range(50)]
+    assert set(serving.app.inherited) == {""}, "a request has the context of the one before"
 
 
 async def test_a_pipeline_is_bounded_and_its_requests_are_served_one_at_a_time(serving: Serving) -> None:

@@ -80,5 +80,5 @@ def test_a_line_below_the_level_is_not_written(lines):
 def test_a_line_begins_with_time_level_and_service(lines):
     get_logger().bind(partition=3).info("commit_written", events=12)
     (line,) = lines()
-    assert list(line)[:4] == ["time", "level", "service", "event"]
+    assert list(line)[:5] == ["time", "level", "service", "instance", "event"]
     assert (line["partition"], line["events"]) == (3, 12)
