@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import socket
-import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import Context
@@ -27,10 +25,8 @@ from refold.gateway.responses import RETRY, Problem
 from refold.gateway.tracing import new_request_id
 from refold.telemetry.logging import get_logger
 from refold.wiring.http_stream import ResponseStream
+from refold.wiring.listening import BACKLOG, answering_while_blocked, listening_socket
 from refold.wiring.service import Listener
-
-BACKLOG: Final = 1_024
-"""Connections that the kernel keeps until they are accepted."""
 
 CONNECTIONS_MAX: Final = 32_768
 """Of one service, within its limit of open files; one more is answered 503. One Linux host opens 28,232 to a port."""
@@ -45,9 +41,6 @@ HEADERS_MAX: Final = 100
 
 PIPELINE_MAX: Final = 100
 """Requests of a connection that wait for the responses before theirs."""
-
-UNSENT_SECONDS: Final = 60
-"""A connection is closed if its peer takes nothing of what is sent to it for this long."""
 
 STOP_SECONDS: Final = 20.0
 """Requests that have not ended this long after the stop signal are abandoned."""
@@ -73,12 +66,13 @@ async def serve(
         timeout_keep_alive=idle_seconds,  # type: ignore[arg-type]  # It is passed to `call_later`.
         timeout_graceful_shutdown=STOP_SECONDS,  # type: ignore[arg-type]  # It is passed to `wait_for`.
     )
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve([_listening_socket(listener)]), name="http")
+    server, listening = _Server(config), listening_socket(listener)
+    serving = asyncio.create_task(server.serve([listening]), name="http")
     get_logger().info("listening", host=listener.host, port=listener.port)
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        async with answering_while_blocked(listening):
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
         server.should_exit = True
@@ -385,16 +379,3 @@ def connections_max() -> int:
     if soft != resource.RLIM_INFINITY and soft < files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
     return files - min(FILES_RESERVED, files // 2)
-
-
-def _listening_socket(listener: Listener) -> socket.socket:
-    """Return a socket whose connections are closed if their peer is gone or takes nothing."""
-    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
-    address, is_dual = (listener.host, listener.port), listener.host == "::" and socket.has_dualstack_ipv6()
-    made = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
-    # Accepted connections inherit these.
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if sys.platform == "linux":
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, UNSENT_SECONDS)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNSENT_SECONDS * 1_000)
-    return made

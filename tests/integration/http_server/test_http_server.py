@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
+import httpx
 import orjson
 import pytest
+import structlog
 
-from refold.wiring import http_server
+from refold.wiring import http_server, listening
 from refold.wiring.http_server import serve
 from refold.wiring.http_stream import ResponseStream
 from refold.wiring.service import Listener
@@ -583,7 +587,7 @@ async def test_a_client_that_leaves_ends_its_stream(serving: Serving) -> None:
 
 
 async def test_a_client_that_does_not_read_is_ended_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "UNSENT_SECONDS", 1)
+    monkeypatch.setattr(listening, "UNSENT_SECONDS", 1)
     async with started() as serving, streaming(serving) as (client, _, stream):
         client.writer.transport.pause_reading()
         closed = called(stream, "on_close")
@@ -602,3 +606,30 @@ async def test_a_stopping_server_ends_streams_and_waits_for_no_reader(serving: S
         await closed.wait()
         async with asyncio.timeout(http_server.STOP_SECONDS / 4):
             await serving.server
+
+
+async def test_while_the_loop_is_blocked_new_connections_are_answered_503(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listening, "TURN_SECONDS", 0.01)
+    async with started() as serving:
+        with ThreadPoolExecutor() as pool, structlog.testing.capture_logs() as logs:
+            asked = pool.submit(httpx.get, f"http://127.0.0.1:{serving.port}/healthz", trust_env=False)
+            # This blocks the loop that serves.
+            answered = asked.result(SECONDS)
+        assert (answered.status_code, answered.json()["code"]) == (503, "loop_blocked")
+        assert not serving.app.begun
+        [blocked] = [each for each in logs if each["event"] == "loop_blocked"]
+        assert any("test_http_server.py" in frame for frame in blocked["frames"])
+        async with asyncio.timeout(SECONDS):
+            # The thread stops once it sees that the loop turns.
+            while (await serving.ask(get("/healthz"))).status != 200:
+                pass
+
+
+async def test_the_port_is_free_once_the_server_has_ended() -> None:
+    async with started() as serving:
+        serving.stop.set()
+        await serving.server
+        assert not [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+        listening.listening_socket(Listener("127.0.0.1", serving.port)).close()
