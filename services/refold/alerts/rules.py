@@ -18,7 +18,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from refold.alerts import Labels, Name, Severity, Table
-from refold.alerts.metrics import METRICS, TARGET_LABELS, find
+from refold.alerts.metrics import METRICS, TARGET_LABELS, Kind, find
 from refold.alerts.notifiers import Log
 from refold.alerts.notifiers.documents import Documents
 from refold.alerts.notifiers.email import Email
@@ -34,6 +34,20 @@ RULES_MAX: Final = 200
 
 NOTIFIERS_MAX: Final = 20
 
+Take = Literal["value", "sum", "age", "rate", "quantile", "ratio"]
+TAKEN_OF: Final[Mapping[Take, tuple[Kind, ...]]] = {
+    "value": ("gauge", "counter"),
+    "sum": ("gauge",),
+    "age": ("gauge",),
+    "rate": ("counter",),
+    "quantile": ("histogram",),
+    "ratio": ("gauge", "counter"),
+}
+"""What can be taken of which kinds of metrics. The value of a counter is what its process has counted."""
+
+TIMES: Final = ("_timestamp_seconds", "_time_seconds")
+"""The ends of names of metrics whose value is a time, in unix seconds."""
+
 Patterns = Annotated[str | tuple[str, ...], Field(union_mode="left_to_right")]
 Notifier = Annotated[Webhook | Slack | Email | Log | Documents, Field(discriminator="kind")]
 
@@ -45,19 +59,23 @@ class Rule(Table):
     metric: str
     labels: Mapping[str, Patterns] = Field(default_factory=dict)
     """Only the series with these labels: patterns with `*`, and those after `!` must not match."""
-    take: Literal["value", "rate", "quantile", "ratio"] = "value"
+    take: Take = "value"
     of: str | None = None
     """`ratio`: the metric to divide by; by default all series of `metric` whatever their `labels`."""
+    of_labels: Mapping[str, Patterns] = Field(default_factory=dict)
+    """`ratio`: only the series with these labels are divided by."""
     among: Mapping[str, Patterns] = Field(default_factory=dict)
     """Only the series with these labels, on both sides of a `ratio`."""
     quantile: float = Field(0.99, gt=0, lt=1)
     by: tuple[str, ...] = ("instance",)
-    """One alert for each combination of these labels: the worst `value`, or the sum of what is counted."""
+    """One alert for each combination of these labels: the worst `value` or `age`, the sum of everything else."""
     window_seconds: float = Field(60.0, ge=1, le=WINDOW_SECONDS_MAX)
     above: float | None = None
     below: float | None = None
     clear: float | None = None
     """An alert that fires resolves only beyond this."""
+    missing: float | None = None
+    """`value` and `sum`: what counts for a combination of `by` whose series have vanished, for up to 7 days."""
     for_seconds: float = Field(0.0, ge=0, le=86_400)
     severity: Severity
     summary: str = Field(min_length=1, max_length=500)
@@ -75,21 +93,16 @@ class Rule(Table):
     @field_validator("labels", "among", "by")
     @classmethod
     def _known_labels(cls, labels: Iterable[str], info: ValidationInfo) -> Iterable[str]:
-        metric = info.data.get("metric")
-        known = find(metric) if metric else None
-        if known is not None:
-            names = (*known.labels, *TARGET_LABELS)
-            for label in labels:
-                if label not in names:
-                    raise ValueError(f"{metric} has no label {label}{_nearest(label, names)}")
+        _refuse_unknown_labels(info.data.get("metric", ""), labels)
         return labels
 
     @field_validator("take")
     @classmethod
-    def _possible(cls, take: str, info: ValidationInfo) -> str:
-        known = find(info.data.get("metric", ""))
-        fitting = {"value": ("gauge",), "rate": ("counter",), "quantile": ("histogram",)}
-        kinds = fitting.get(take, ("gauge", "counter"))
+    def _possible(cls, take: Take, info: ValidationInfo) -> Take:
+        name = info.data.get("metric", "")
+        known, kinds = find(name), TAKEN_OF[take]
+        if known is not None and take == "age" and not name.endswith(TIMES):
+            raise ValueError(f"`age` is taken of a metric that ends in {' or '.join(TIMES)}, not of {name}")
         if known is not None and known.kind not in kinds:
             hint = "; its _count is a counter" if known.kind == "histogram" else ""
             raise ValueError(f"`{take}` is taken of a {' or '.join(kinds)}, not of a {known.kind}{hint}")
@@ -104,6 +117,24 @@ class Rule(Table):
         if metric and divisor and metric.kind != divisor.kind:
             raise ValueError(f"must be a {metric.kind} as the metric is, not a {divisor.kind}")
         return of
+
+    @field_validator("of_labels")
+    @classmethod
+    def _labels_of_divisor(
+        cls, labels: Mapping[str, Patterns], info: ValidationInfo
+    ) -> Mapping[str, Patterns]:
+        if labels and info.data.get("take") != "ratio":
+            raise ValueError('is only for take = "ratio"')
+        divisor = info.data.get("of") or info.data.get("metric", "")
+        _refuse_unknown_labels(divisor, labels)
+        return labels
+
+    @field_validator("missing")
+    @classmethod
+    def _of_a_gauge(cls, missing: float | None, info: ValidationInfo) -> float | None:
+        if missing is not None and info.data.get("take") not in ("value", "sum"):
+            raise ValueError('is only for take = "value" and "sum"')
+        return missing
 
     @field_validator("below")
     @classmethod
@@ -246,6 +277,17 @@ def read_rules(text: str, name: str) -> Rules:
         if fault["type"] == "extra_forbidden":
             message = "there is no such key"
         raise Refused("bad_alerts", message, field=_where(text, name, fault["loc"])) from error
+
+
+def _refuse_unknown_labels(metric: str, labels: Iterable[str]) -> None:
+    """Raise `ValueError` for a label that a metric does not have; an unknown metric has been refused before."""
+    known = find(metric)
+    if known is None:
+        return
+    names = (*known.labels, *TARGET_LABELS)
+    for label in labels:
+        if label not in names:
+            raise ValueError(f"{metric} has no label {label}{_nearest(label, names)}")
 
 
 def _where(text: str, name: str, place: tuple[str | int, ...]) -> str:

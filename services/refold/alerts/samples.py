@@ -47,6 +47,7 @@ class _Series:
     target: Target
     labels: Labels
     last: float
+    """The value that was exposed last."""
     points: deque[tuple[float, float]] = field(default_factory=deque)
     """Times with the value; of a counter, what was counted since the first of them, whatever its process did."""
 
@@ -68,7 +69,10 @@ class Samples:
     def change_rules(self, rules: Sequence[Rule]) -> None:
         """Keep what these rules need."""
         self._series = {name: self._series.get(name, {}) for rule in rules for name in _names_of(rule)}
-        self._window_seconds = max((rule.window_seconds for rule in rules), default=0.0)
+        self._windows = dict.fromkeys(self._series, 0.0)
+        for rule in rules:
+            for name in _names_of(rule):
+                self._windows[name] = max(self._windows[name], rule.window_seconds)
         # Counters that were not kept until now have not counted from 0 since then.
         self._asked.clear()
 
@@ -103,25 +107,28 @@ class Samples:
 
     def forget(self, now: float) -> None:
         """Forget what no rule reaches any more."""
-        since = now - self._window_seconds
-        for series in self._series.values():
+        for name, series in self._series.items():
+            since = now - self._windows[name]
             for labels, one in list(series.items()):
                 # One point before the window is what its increase is counted from.
                 while len(one.points) > 1 and one.points[1][0] <= since:
                     one.points.popleft()
                 if one.points[-1][0] < since:
                     del series[labels]
-        self._asked = {target: time for target, time in self._asked.items() if time >= since}
+        reach = max(self._windows.values(), default=0.0)
+        self._asked = {target: time for target, time in self._asked.items() if time >= now - reach}
 
     def evaluate(self, rule: Rule, now: float) -> dict[Labels, float]:
         """Return the rule's value for each combination of its `by` labels; none where there is no sample."""
-        if rule.take == "value":
+        if rule.take in ("value", "age"):
             return self._worst(rule, now)
+        if rule.take == "sum":
+            return self._sums(rule, self._present(rule.metric, now))
         if rule.take == "quantile":
             return self._quantiles(rule, now)
         if rule.take == "rate":
             return self._sums(rule, self._rates(rule.metric, rule, now))
-        divisor = rule.model_copy(update={"labels": {}})
+        divisor = rule.model_copy(update={"labels": rule.of_labels})
         name = rule.of or rule.metric
         if (metric := find(name)) is not None and metric.kind == "gauge":
             above = self._sums(rule, self._present(rule.metric, now))
@@ -150,13 +157,13 @@ class Samples:
             one.last = sample.value
             one.points.append((now, one.points[-1][1] + increase))
             return
+        one.last = sample.value
         one.points.append((now, sample.value))
 
     def _present(self, name: str, now: float) -> Iterator[tuple[Labels, float]]:
         for one in self._series[name].values():
-            time, value = one.points[-1]
-            if time == now:
-                yield one.labels, value
+            if one.points[-1][0] == now:
+                yield one.labels, one.last
 
     def _increases(self, name: str, rule: Rule, now: float) -> Iterator[tuple[Labels, float]]:
         for labels, increase, _ in self._grown(name, rule, now):
@@ -184,8 +191,10 @@ class Samples:
     def _worst(self, rule: Rule, now: float) -> dict[Labels, float]:
         worst = max if rule.above is not None else min
         found: dict[Labels, float] = {}
-        for labels, value in self._present(rule.metric, now):
-            if rule.admits(labels):
+        for labels, exposed in self._present(rule.metric, now):
+            # A time of 0: it has not happened yet.
+            if rule.admits(labels) and (rule.take == "value" or exposed > 0):
+                value = now - exposed if rule.take == "age" else exposed
                 group = _group(rule, labels)
                 found[group] = worst(found.get(group, value), value)
         return found

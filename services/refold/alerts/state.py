@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from refold.alerts import Labels, Notice, Notification, digest_of
 from refold.alerts.rules import Rule, Rules
+from refold.alerts.samples import START_SECONDS
 
 PENDING: Final = "pending"
 FIRING: Final = "firing"
@@ -27,6 +28,12 @@ another alert."""
 
 ALERTS_MAX: Final = 2_000
 """Alerts that are followed at a time; more are not, and counted in `Machine.dropped`."""
+
+MISSING_SECONDS_MAX: Final = 7 * 86_400.0
+"""A rule's `missing` counts for a group whose series have vanished for so long; then the group is forgotten."""
+
+SEEN_SECONDS: Final = 3_600.0
+"""When a group was last seen is known this exactly: the state is written whenever it changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,10 @@ class Machine:
         self._alerts: dict[tuple[str, Labels], Alert] = {}
         self._opened: dict[str, float] = dict((saved or {}).get("opened", {}))
         """When the first news of a group came that are not notified yet."""
+        self._seen: dict[str, dict[Labels, float]] = {}
+        """When the groups of rules with `missing` last had a value."""
+        for name, labels, time in (saved or {}).get("seen", ()):
+            self._seen.setdefault(name, {})[tuple((key, value) for key, value in labels)] = time
         for stored in (saved or {}).get("alerts", ()):
             labels = tuple((name, value) for name, value in stored["labels"])
             changes = tuple(stored["changes"])
@@ -75,6 +86,14 @@ class Machine:
         self._rules = {rule.name: rule for rule in rules.alert}
         self._alerts = {key: alert for key, alert in self._alerts.items() if alert.rule in self._rules}
         self._opened = {name: time for name, time in self._opened.items() if name in self._rules}
+        self._seen = {
+            name: self._seen_by(rule) for name, rule in self._rules.items() if rule.missing is not None
+        }
+
+    def _seen_by(self, rule: Rule) -> dict[Labels, float]:
+        """Return the groups of a rule that are known; a rule that has got other `by` labels has none."""
+        names, seen = sorted(rule.by), self._seen.get(rule.name, {})
+        return {labels: time for labels, time in seen.items() if [name for name, _ in labels] == names}
 
     @property
     def alerts(self) -> Sequence[Alert]:
@@ -83,12 +102,14 @@ class Machine:
 
     def saved(self) -> dict[str, Any]:
         """Return what a restart continues from."""
-        return {"alerts": [asdict(alert) for alert in self._alerts.values()], "opened": self._opened}
+        seen = [(name, labels, time) for name, each in self._seen.items() for labels, time in each.items()]
+        alerts = [asdict(alert) for alert in self._alerts.values()]
+        return {"alerts": alerts, "opened": self._opened, "seen": seen}
 
     def observe(self, now: float, values: Mapping[str, Mapping[Labels, float]]) -> None:
         """Advance every alert by the values of the rules, by rule and labels."""
         for name, rule in self._rules.items():
-            found = values.get(name, {})
+            found = self._with_missing(rule, values.get(name, {}), now)
             known = [labels for rule_name, labels in self._alerts if rule_name == name]
             for labels in {*found, *known}:
                 self._advance(rule, labels, found.get(labels), now)
@@ -104,6 +125,21 @@ class Machine:
         for name in due:
             del self._opened[name]
         return [self._notification(name, news[name], now) for name in due]
+
+    def _with_missing(self, rule: Rule, found: Mapping[Labels, float], now: float) -> Mapping[Labels, float]:
+        """Return the values of a rule, with `missing` for the groups that had one before."""
+        if rule.missing is None:
+            return found
+        seen = self._seen[rule.name]
+        for labels in found:
+            is_new = labels not in seen
+            if (is_new and len(seen) < ALERTS_MAX) or (not is_new and now - seen[labels] >= SEEN_SECONDS):
+                seen[labels] = now
+        for labels in [labels for labels, time in seen.items() if now - time >= MISSING_SECONDS_MAX]:
+            del seen[labels]
+        # The first answers are awaited.
+        is_started = now - self._began >= START_SECONDS
+        return {**dict.fromkeys(seen, rule.missing), **found} if is_started else found
 
     def _advance(self, rule: Rule, labels: Labels, value: float | None, now: float) -> None:
         alert = self._alerts.get((rule.name, labels))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from refold.alerts.rules import load_rules, matches, read_rules
@@ -31,7 +33,11 @@ starttls = false
 def test_the_shipped_rules_can_be_read_and_their_runbooks_exist():
     rules = load_rules(ROOT / "infra" / "alerts.toml")
     assert {rule.name for rule in rules.alert} >= {"RefoldDown", "ProjectorStopped", "LagSeconds"}
-    assert all((ROOT / rule.runbook).is_file() for rule in rules.alert if rule.runbook)
+    for rule in rules.alert:
+        file, _, anchor = rule.runbook.partition("#")
+        assert file.startswith("infra/runbooks/")
+        headings = re.findall(r"^## (\w+)$", (ROOT / file).read_text(), re.MULTILINE)
+        assert anchor in [each.lower() for each in headings]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,13 @@ def test_the_shipped_rules_can_be_read_and_their_runbooks_exist():
         (RULE + 'by = ["shards"]', "line 7, key by: .* did you mean shard?"),
         (RULE + 'take = "rate"', "line 7, key take: `rate` is taken of a counter, not of a gauge"),
         (RULE + "below = 1", "line 7, key below: give either `above` or `below`"),
+        (RULE + 'take = "age"', "line 7, key take: .* ends in _timestamp_seconds or .*, not of"),
+        (RULE + 'of_labels = { shard = "1" }', "line 7, key of_labels: is only for take = .ratio"),
+        (
+            RULE + 'take = "ratio"\nof = "refold_log_bytes"\nof_labels = { shard = "1" }',
+            "line 9, key of_labels: refold_log_bytes has no label shard",
+        ),
+        (RULE + 'take = "ratio"\nmissing = 0', "line 8, key missing: is only for take = .value. and .sum"),
         (RULE + "clear = 6", "line 7, key clear: must be on the side"),
         (RULE + "for_second = 6", "line 7, key for_second: there is no such key"),
         (RULE + 'severity = "high"', "overwrite"),

@@ -85,6 +85,49 @@ def test_counters_that_are_forgotten_while_a_target_is_silent_begin_anew():
     assert values_of(samples, rule, 30) == {}
 
 
+def test_a_sum_is_of_all_series_of_a_group():
+    rule, samples = watching('metric = "refold_lag_events"', 'take = "sum"', 'by = ["shard"]')
+    text = 'refold_lag_events{shard="0-31"} 1\n'
+    samples.add(0, GATEWAY, parse(text + 'refold_lag_events{shard="32-63"} 0\n'))
+    samples.add(0, OTHER, parse(text))
+    assert values_of(samples, rule, 0) == {("0-31",): 2, ("32-63",): 0}
+    samples.add(5, GATEWAY, None)
+    samples.add(5, OTHER, None)
+    assert values_of(samples, rule, 5) == {}
+
+
+def test_a_share_of_gauges_is_of_other_series():
+    rule, samples = watching(
+        'metric = "refold_live_subscriptions"',
+        'labels = { mode = "patch" }',
+        'take = "ratio"',
+        'of = "refold_live_connections"',
+        'of_labels = { endpoint = "live" }',
+    )
+    name = "refold_live_connections"
+    text = 'refold_live_subscriptions{mode="patch"} 9\nrefold_live_subscriptions{mode="state"} 1\n'
+    text += f'{name}{{endpoint="live"}} 12\n{name}{{endpoint="agui"}} 3\n'
+    samples.add(0, GATEWAY, parse(text))
+    assert values_of(samples, rule, 0) == {("a:1",): 0.75}
+    samples.add(5, GATEWAY, parse(text.replace("12", "+Inf")))
+    assert values_of(samples, rule, 5) == {}
+
+
+def test_an_age_is_that_of_the_oldest_time_and_there_is_none_of_time_zero():
+    rule, samples = watching('metric = "process_start_time_seconds"', 'take = "age"', "by = []")
+    name = "process_start_time_seconds"
+    samples.add(1_000, GATEWAY, parse(f"{name} 940\n"))
+    samples.add(1_000, OTHER, parse(f"{name} 0\n"))
+    assert values_of(samples, rule, 1_000) == {(): 60}
+
+
+def test_the_value_of_a_counter_is_what_its_process_has_counted():
+    rule, samples = watching('metric = "refold_broker_reconnects_total"')
+    for now, count in ((0, 1), (5, 2), (10, 0)):
+        samples.add(now, GATEWAY, parse(f"refold_broker_reconnects_total {count}\n"))
+        assert values_of(samples, rule, now) == {("a:1",): count}
+
+
 def test_a_quantile_sums_the_buckets_of_a_group():
     rule, samples = watching(
         'metric = "refold_append_seconds"', 'take = "quantile"', "quantile = 0.5", 'by = ["service"]'

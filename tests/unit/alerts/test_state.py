@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refold.alerts.rules import read_rules
+from refold.alerts.samples import START_SECONDS
 from refold.alerts.state import FLAPPING_CHANGES, FLAPPING_SECONDS, HOLD_SECONDS, Machine
 
 DOWN = (("instance", "a:1"),)
@@ -75,6 +76,29 @@ def test_without_values_it_resolves_only_after_a_while():
     notified.at(0, 9)
     assert notified.at(9 + HOLD_SECONDS, None) == ["Lag firing"]
     assert notified.at(11 + HOLD_SECONDS, None) == ["Lag firing", "Lag resolved"]
+
+
+def test_what_has_vanished_counts_as_missing_for_seven_days_over_restarts():
+    owned = RULE.format("Lag").replace("above = 5", "below = 1\nmissing = 0\nfor_seconds = 15")
+    other = (("instance", "b:1"),)
+
+    def state_at(machine, now, **values):
+        machine.observe(now, {"Lag": values.get("found", {})})
+        return {dict(alert.labels)["instance"]: alert.state for alert in machine.alerts}
+
+    first = machine_of(owned)
+    assert state_at(first, 0, found={DOWN: 1, other: 1}) == {}
+    assert state_at(first, 3_600, found={DOWN: 1}) == {"b:1": "pending"}
+    second = machine_of(owned, saved=json.loads(json.dumps(first.saved())), now=4_000)
+    # Services are starting with it.
+    assert state_at(second, 4_000 + START_SECONDS - 1) == {}
+    assert state_at(second, 4_100) == {"a:1": "pending", "b:1": "pending"}
+    assert state_at(second, 4_115) == {"a:1": "firing", "b:1": "firing"}
+    assert state_at(second, 10_000, found={other: 1})["a:1"] == "firing"
+    assert state_at(second, 7 * 86_400, found={other: 1})["a:1"] == "firing"
+    assert state_at(second, 3_600 + 7 * 86_400, found={other: 1}).get("a:1") != "firing"
+    third = machine_of(owned + 'by = ["service"]\n', saved=second.saved(), now=8 * 86_400)
+    assert third.saved()["seen"] == []
 
 
 def test_alerts_of_a_group_are_told_together():
