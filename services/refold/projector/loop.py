@@ -34,7 +34,7 @@ from refold.projector.windows import keep_windows, load_windows, resume_system, 
 from refold.store import Key, Rejection
 from refold.store.ports import Store
 from refold.telemetry.metrics import ProjectorMetrics
-from refold.telemetry.tracing import Spans
+from refold.telemetry.tracing import SpanContext, Spans
 
 REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
 """An outcome is sent to `Refold-Reply` only for events younger than this by the broker's clock."""
@@ -289,9 +289,9 @@ class ShardLoop:
 
     def _fold_each(self, records: list[Record], young: int, counts: list[int]) -> None:
         routes, buffer, fold = self._routes, self._buffer, self._fold_state.fold
-        note = self._note if self._traces is None else self._note_traced
+        parents = {} if self._traces is None else self._traces.find(records, young)
         for record in records:
-            _, time, subject, _, _ = record
+            sequence, time, subject, _, _ = record
             where, document = routes[subject]
             if document is not None:
                 step = fold(record, where, document)
@@ -306,24 +306,23 @@ class ShardLoop:
                 if entry[16] is not None:
                     self._conflicts.take(where, entry, document, is_young=time > young)
                 if time > young:
-                    note(step, where)
+                    self._note(step, where, parents.get(sequence))
             elif where.reason and self._fold_state.has(where.partition):
                 self._refuse(record, where, is_young=time > young)
                 counts[_REJECTED] += 1
             else:
                 self._fold_state.skip(record, where)
 
-    def _note(self, step: Step, where: Route, trace: bytes = b"") -> None:
-        """Keep the outcome and the change of an event until they are sent, with the header lines of its trace."""
+    def _note(self, step: Step, where: Route, parent: SpanContext | None) -> None:
+        """Keep the outcome and the change of an event until they are sent, with the context of its trace."""
+        trace = b""
+        if parent is not None and self._traces is not None:
+            trace = self._traces.fold(parent, step.entry, where, self._buffer.traced)
         reply, change = reply_notice(where, step), change_notice(where, step)
         if reply is not None:
             self._replies.append((*reply, trace) if trace else reply)
         if change is not None:
             self._changes.append((*change, trace) if trace else change)
-
-    def _note_traced(self, step: Step, where: Route) -> None:
-        assert self._traces is not None
-        self._note(step, where, self._traces.fold(step.entry, where, self._buffer.traced))
 
     def _refuse(self, record: Record, where: Route, *, is_young: bool) -> None:
         """Reject an event whose subject names no document; the rejection keeps the event itself."""

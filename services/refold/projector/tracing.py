@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Self
 
 from refold.core.history import Entry
-from refold.core.stream import Route
+from refold.core.stream import Record, Route
 from refold.telemetry.tracing import MESSAGING, Attributes, Span, SpanContext, Spans, sampled_context
 
 TRACED_EVENTS_MAX: Final = 64
@@ -47,14 +47,22 @@ class EventTraces:
         """Note that events have come from the log."""
         self._received_at = self._now()
 
-    def fold(self, entry: Entry, where: Route, traced: list[Traced]) -> bytes:
-        """Record `process` for an event that was just folded, if it is sampled; return the context for its notices.
+    def find(self, records: list[Record], young: int) -> dict[int, SpanContext]:
+        """Return the contexts of the sampled events among these by sequence; those that are older have no spans."""
+        # All that tracing costs an event without a context: 0.08 µs, and twice that with `in`.
+        return {
+            record[0]: parent
+            for record in records
+            if record[3].find(b"raceparent") >= 0
+            and record.time > young
+            and (parent := sampled_context(record.headers)) is not None
+        }
+
+    def fold(self, parent: SpanContext, entry: Entry, where: Route, traced: list[Traced]) -> bytes:
+        """Record `process` for a sampled event that was just folded; return the context for its notices.
 
         `traced` are the events of the same commit.
         """
-        parent = sampled_context(entry.headers)
-        if parent is None:
-            return b""
         if len(traced) >= TRACED_EVENTS_MAX:
             self._spans.count_over(EVENT_SPANS)
             return b""

@@ -16,6 +16,7 @@ from support.collector import collecting
 from support.system import free_port
 
 DEADLINE_SECONDS = 30
+ATTRIBUTES = {"text": "ü", "whole": -(2**63), "real": 0.5, "truth": True}
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ class Sending:
     def record(self, spans: int) -> None:
         context = SpanContext.root()
         for _ in range(spans):
-            self.spans.record(Span("s", "CLIENT", context.child(), context, 1, 2, {"n": 1}, [context]))
+            self.spans.record(Span("s", "CLIENT", context.child(), context, 1, 2, ATTRIBUTES, [context]))
 
     def count(self, result: str) -> int:
         return int(self._registry.get_sample_value("refold_spans_total", {"result": result}) or 0)
@@ -73,6 +74,19 @@ def test_spans_that_arrive_are_counted_and_the_rest_is_sent_at_the_end(
         sending.record(3)
         sending.spans.close()
         assert sending.count("sent") == 3
-        assert {
-            (span.name, span.kind, len(span.links), span.attributes["n"]) for span in collector.spans
-        } == {("s", "CLIENT", 1, 1)}
+        assert {(span.name, span.kind, len(span.links), span.service) for span in collector.spans} == {
+            ("s", "CLIENT", 1, "refold-test")
+        }
+        assert [span.attributes for span in collector.spans] == [ATTRIBUTES] * 3
+
+
+@pytest.mark.parametrize("value", [2**63, "\ud800"])
+def test_a_value_that_otlp_does_not_have_fails_its_request_and_no_later_one(value: int | str) -> None:
+    with collecting() as collector:
+        sending = Sending(collector.url)
+        context = SpanContext.root()
+        sending.spans.record(Span("s", "CLIENT", context, None, 1, 2, {"n": value}))
+        sending.until("failed", 1)
+        sending.record(2)
+        sending.until("sent", 2)
+        sending.spans.close()
