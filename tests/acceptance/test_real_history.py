@@ -7,14 +7,19 @@ Every run imports the beginning of the history, the slow tests all of it. All 22
 import asyncio
 import importlib.util
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from refold.client import Refold
 from refold.transfer import LinesFile
+from refold.usage.report import COUNTS, GROUPINGS, Question, answer
+from refold.usage.storage import Storage
 from support.up import Up, run_refold
 
 HERE = Path(__file__)
@@ -85,3 +90,53 @@ async def test_the_service_reports_the_same_number_of_events(imported, history):
         status = await refold.status()
     assert counted.events == len(history[2])
     assert status["lag_events"] == 0
+
+
+async def test_usage_sums_to_the_checkpoints_in_every_grouping_and_is_made_again_equal(imported):
+    up, _ = imported
+    async with Refold(up.url) as refold:
+        await refold.append("story", [{"doc": "d", **event} for event in STORY], committed=True)
+        log_id = (await refold.status())["log_id"]
+    expected = await checkpoint_sums(up)
+    path = up.data / "usage.sqlite"
+    contents, printed = [], []
+    for _ in range(2):
+        path.unlink(missing_ok=True)
+        found = await asyncio.to_thread(run_refold, "usage", "--data", str(up.data), "--json")
+        assert found.returncode == 0, found.stderr
+        printed.append(found.stdout)
+        with closing(sqlite3.connect(path)) as file:
+            contents.append("\n".join(file.iterdump()))
+    assert contents[0] == contents[1]
+    assert printed[0] == printed[1]
+    with closing(Storage(path, log_id)) as storage:
+        answers = [answer(storage, Question.read(None, by)) for by in GROUPINGS]
+    totals = [[found["total"][name] for name in COUNTS] for found in answers]
+    applied, merged, rejected, duplicate, sequence = expected
+    assert min(merged, rejected, duplicate) > 0
+    assert totals[0][:5] == [sequence, applied + merged, merged, rejected, duplicate]
+    assert totals == [totals[0]] * len(GROUPINGS)
+    assert {found["sequence"] for found in answers} == {sequence}
+    other = await asyncio.to_thread(run_refold, "usage", "other", "--data", str(up.data))
+    assert (other.returncode, "no event of a namespace other is counted" in other.stderr) == (1, True)
+
+
+STORY = (
+    {"put": {"a": 1}, "id": "one", "actor": "ada"},
+    {"put": {"a": 1}, "id": "one", "actor": "ada"},
+    {"patch": [{"op": "replace", "path": "/a", "value": 2}], "actor": "bob"},
+    {"patch": [{"op": "replace", "path": "/a", "value": 3}], "base": 1, "actor": "eve"},
+    {"patch": [{"op": "remove", "path": "/b"}]},
+    {"put": 1, "base": 1, "on_conflict": "reject"},
+)
+
+
+async def checkpoint_sums(up):
+    """Return the sums of the checkpoints' counts, and their sequence."""
+    connection = await asyncpg.connect(up.endpoints()["postgres"])
+    try:
+        sums = "sum(applied)::int, sum(merged)::int, sum(rejected)::int, sum(duplicate)::int"
+        sequence = "SELECT min(read_sequence)::int FROM refold.shards"
+        return tuple(await connection.fetchrow(f"SELECT {sums}, ({sequence}) FROM refold.checkpoints"))
+    finally:
+        await connection.close()

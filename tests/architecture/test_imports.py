@@ -30,7 +30,12 @@ HOMES = {
     "typer": ["refold.cli"],
     "rich": ["refold.cli"],
     "psutil": ["refold.embedded", "refold.wiring", "refold.bench", "refold.store.sqlite.schema"],
-    "sqlite3": ["refold.alerts.storage", "refold.store.sqlite.pool", "refold.store.sqlite.schema"],
+    "sqlite3": [
+        "refold.alerts.storage",
+        "refold.usage.storage",
+        "refold.store.sqlite.pool",
+        "refold.store.sqlite.schema",
+    ],
     "matplotlib": [],
     "opentelemetry": ["refold.telemetry.otlp"],
     # A second opinion shares no code with the first.

@@ -58,6 +58,7 @@ COMMANDS: Final = {
         "Operate",
         "Show what a running system is doing, once a second: services, rates, lag, latencies.",
     ),
+    "usage": Entry("usage", "Operate", "Print what was written in a namespace, counted exactly."),
     "profile": Entry(
         "profile", "Operate", "Profile a running service: where its CPU time goes, sampled every 2 ms."
     ),

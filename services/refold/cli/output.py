@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 SUMMARY_CHARS: Final = 100
 VALUE_CHARS: Final = 40
 VERSIONS_SHOWN: Final = 5
-NUMBERS: Final = frozenset({"version", "documents", "events", "sequence", "lag", "folded", "last"})
+NUMBERS: Final = frozenset(
+    {
+        *("version", "documents", "events", "sequence", "lag", "folded", "last"),
+        *("effective", "merged", "rejected", "duplicate", "conflicts", "operations", "bytes", "actors"),
+        *("sessions", "seconds", "longest", "per minute"),
+    }
+)
 LONG: Final = frozenset({"change", "state", "detail", "value", "what it is"})
 PIPED_COLUMNS: Final = 200
 """Width of what `rich` prints when it is not on a terminal."""

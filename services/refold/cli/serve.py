@@ -95,6 +95,8 @@ UpFlags = flags(
     *HTTP,
     *FOLD,
     "alerts",
+    "usage",
+    "usage_totals",
     *TRACES,
     "profiling",
     "log_level",

@@ -9,7 +9,7 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -261,15 +261,27 @@ async def replayed(
 ) -> AsyncIterator[StoredSource]:
     """Fold the log into a temporary projection, up to a recorded time or its end, for an export of a namespace.
 
+    Raises `Refused` for a namespace without an event and for a time in the future, and what `replayed_store` raises.
+    """
+    end = partial(_end_of_export, namespace=namespace, at=at)
+    async with replayed_store(settings, end, progress) as (_, store, until_sequence):
+        yield StoredSource(store, namespace, until_sequence)
+
+
+@asynccontextmanager
+async def replayed_store(
+    settings: Settings, end: Callable[[EventLog], Awaitable[int]], progress: Callable[[int, int], None]
+) -> AsyncIterator[tuple[EventLog, SnapshotStore, int]]:
+    """Fold the log into a temporary projection, up to the sequence that `end` returns; yield the log, it and that.
+
     `progress` is called with the events that are folded and those to be folded. The projection is encrypted as the
-    settings say, and its folder is removed at the end of the block. Raises `Refused` for a namespace without an event
-    and for a time in the future, and `StoreFull`.
+    settings say, and its folder is removed at the end of the block. Raises `StoreFull`.
     """
     collect_seldom()
     with TemporaryDirectory(prefix="refold-replay-") as folder:
         alone = load(**handed_on(settings, stores=file_url(Path(folder)), projector_store=None))
         async with _opened(alone, replace(store_urls(alone)[0], is_fresh=True)) as (log, opened_store):
-            until_sequence = await _end_of_export(log, namespace, at)
+            until_sequence = await end(log)
             store = auditable(opened_store)
             parts = rebuild.ReplayParts(
                 log=log,
@@ -283,10 +295,10 @@ async def replayed(
                     watching = tasks.create_task(_watch_space(folder), name="space")
                     await rebuild.replay(parts, until_sequence, progress)
                     watching.cancel()
-            yield StoredSource(store, namespace, until_sequence)
+            yield log, store, until_sequence
 
 
-async def _end_of_export(log: EventLog, namespace: str, at: str | None) -> int:
+async def _end_of_export(log: EventLog, *, namespace: str, at: str | None) -> int:
     """Return the last sequence that an export needs."""
     info = await log.info()
     async with aclosing(log.read_namespace(namespace, 0, info.last_sequence)) as events:

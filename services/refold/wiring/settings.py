@@ -127,6 +127,9 @@ _Targets = Annotated[
         is_list=True,
     ),
 ]
+_Namespaces = Annotated[
+    str, _must("be namespaces, such as acme,staff", r"[A-Za-z0-9_:=@+~-]{1,128}", is_list=True)
+]
 _OtlpUrl = Annotated[
     str,
     _must("begin with http:// or https://, such as http://127.0.0.1:4318", r"https?://[^/\s?#]+(/[^\s?#]*)?"),
@@ -153,7 +156,7 @@ class Settings(BaseSettings):
     http: _Address = "127.0.0.1:8080"
     """Where the gateway listens, HOST:PORT; port 0 = any free one, which `refold up` chooses again if it can."""
     probe: _Address = "127.0.0.1:0"
-    """Where the projector, or `refold alerts`, answers probes and metrics, HOST:PORT; port 0 as with `http`."""
+    """Where the projector, alerts and usage answer probes and metrics, HOST:PORT; port 0 as with `http`."""
     nats_port: int = Field(4222, ge=0, le=65_535)
     """Port of the embedded NATS; 0 = any free one, which is chosen again if it can."""
     postgres_port: int = Field(0, ge=0, le=65_535)
@@ -234,6 +237,10 @@ class Settings(BaseSettings):
     """File of the rules and notifiers of alerts; `refold up` alerts where it is set."""
     alerts_targets: _Targets | None = None
     """Services that `refold alerts` asks, as SERVICE=URL with commas; by default those of the data folder's system."""
+    usage: bool = False
+    """Run the usage service as a part of `refold up`: it counts events by hour, actor, type and section."""
+    usage_totals: _Namespaces | None = None
+    """Namespaces that are counted without actors and sessions, with commas; a change counts everything anew."""
     otlp_url: _OtlpUrl | None = None
     """Where traces are sent by OTLP over HTTP, such as http://127.0.0.1:4318; needs the extra `refold[otel]`."""
     trace_ratio: float = Field(0.01, ge=0, le=1)

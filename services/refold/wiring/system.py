@@ -139,7 +139,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
             hand_work(processes[name], log, flags)
             ask = partial(service_fault, *listener.reachable)
             # Nothing that only watches may end what it watches.
-            is_vital = service.service != "alerts"
+            is_vital = service.service not in {"alerts", "usage"}
             parts.append(Part(processes[name], start, ask, has_space, is_vital=is_vital))
             say(f"{name:<10} process {parts[-1].pid}  {listener.url}/metrics")
         for part in parts:
@@ -203,13 +203,16 @@ async def refuse_damaged(servers: Servers, settings: Settings, log_id: str) -> N
 class _Service(NamedTuple):
     """One of our processes: where it listens, and the store that a projector folds into, by name."""
 
-    service: Literal["projector", "gateway", "alerts"]
+    service: Literal["projector", "gateway", "alerts", "usage"]
     address: str
     store: str | None = None
 
 
 def _services(settings: Settings) -> dict[str, _Service]:
-    """Return the processes by name: a projector for each store, the gateway, and the alert engine if it has rules."""
+    """Return the processes by name: a projector for each store, the gateway, and what else is set.
+
+    That is the alert engine where it has rules, and the usage service.
+    """
     first, *others = (store.name for store in own_stores(settings))
     if settings.alerts is not None:
         # A fault in the file is reported before anything starts.
@@ -218,6 +221,7 @@ def _services(settings: Settings) -> dict[str, _Service]:
         "projector": _Service("projector", settings.probe, first),
         **{f"projector-{name}": _Service("projector", f"{LOOPBACK}:0", name) for name in others},
         "gateway": _Service("gateway", settings.http),
+        **({"usage": _Service("usage", f"{LOOPBACK}:0")} if settings.usage else {}),
         **({} if settings.alerts is None else {"alerts": _Service("alerts", f"{LOOPBACK}:0")}),
     }
 
@@ -232,14 +236,15 @@ def _flags(service: _Service, listener: Listener, servers: Servers, settings: Se
     """Return a service's settings: each is a NATS user of its own, and none the administrator."""
     if service.service == "alerts":
         return _alerts_flags(listener, servers, settings)
-    user: NatsUser = service.service
+    # The usage service reads the log as the projector does.
+    user: NatsUser = "gateway" if service.service == "gateway" else "projector"
     listening = {"http" if service.service == "gateway" else "probe": listener.address}
     return handed_on(
         settings,
         **listening,
         projector_store=service.store,
         nats_url=servers.nats.url(user),
-        nats_reply_url=servers.nats.url("reply") if user == "projector" else None,
+        nats_reply_url=servers.nats.url("reply") if service.service == "projector" else None,
         nats_admin_url=None,
         log_key=None,
         log_key_before=None,

@@ -1,0 +1,179 @@
+"""Count a log up to where it is folded: events from the log, outcomes from a store.
+
+Used by `refold.wiring.usage`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import aclosing
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from refold.core.errors import LogHole, StoreDiffers
+from refold.core.fold import NEWEST
+from refold.core.history import Entry
+from refold.core.json_text import Json
+from refold.core.stream import Record, Route, author_headers, route
+from refold.log import EventLog, read_until
+from refold.store import Key, Rejection
+from refold.store.ports import Reader
+from refold.usage import Counted
+from refold.usage.events import fields_of, read_event
+from refold.usage.storage import Position, Storage
+
+BATCH_EVENTS_MAX: Final = 5_000
+BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Events whose outcomes are read at once, and that are counted in one transaction."""
+
+REJECTIONS_READ: Final = 1_000
+"""Rejections of one read."""
+
+SUBJECTS_CACHED_MAX: Final = 100_000
+
+
+class _Read(NamedTuple):
+    """An event before its outcome is known."""
+
+    record: Record
+    fields: dict[str, Json]
+    time: int
+    where: Route
+
+
+class UsageReader:
+    """Counts into a file, never further than every partition of the store is folded."""
+
+    def __init__(self, log: EventLog, store: Reader, storage: Storage) -> None:
+        self._log = log
+        self._store = store
+        self._storage = storage
+
+    async def catch_up(self, progress: Callable[[int, int], None] = lambda _, __: None) -> None:
+        """Count up to where the store is folded now; `progress` is called with that sequence and how far it is.
+
+        Raises `HistoryElsewhere` where the store no longer keeps an outcome, `StoreDiffers` where the counts are not
+        those of its checkpoints, `LogHole` where the log ends before what was counted.
+        """
+        checkpoints = await self._store.checkpoints()
+        until = min((each.read_sequence for each in checkpoints), default=0)
+        last = (await self._log.info()).last_sequence
+        if self._storage.position.sequence > last:
+            message = (
+                f"the log ends before what was counted: remove {self._storage.path}, if it is the right log"
+            )
+            raise LogHole(message, last_sequence=last, counted_sequence=self._storage.position.sequence)
+        if self._storage.position.sequence >= until:
+            return
+        async with aclosing(read_until(self._log, self._storage.position.sequence, until)) as parts:
+            batch: list[Record] = []
+            size = 0
+            async for records in parts:
+                for record in records:
+                    batch.append(record)
+                    size += len(record.body) + len(record.headers)
+                    if len(batch) == BATCH_EVENTS_MAX or size >= BATCH_BYTES_MAX:
+                        await self._count(batch)
+                        progress(self._storage.position.sequence, until)
+                        batch, size = [], 0
+            if batch:
+                await self._count(batch)
+        progress(self._storage.position.sequence, until)
+        if all(each.read_sequence == until for each in checkpoints):
+            self._check([sum(counts) for counts in zip(*(each.counts for each in checkpoints), strict=True)])
+
+    def _check(self, expected: Sequence[int]) -> None:
+        """Raise `StoreDiffers` where the sums over all rows are not those of the store's checkpoints."""
+        found = self._storage.status_counts()
+        if list(expected) != list(found):
+            message = (
+                f"the counts in {self._storage.path} are not those of the projection: remove the file to count again, "
+                "and run `refold verify` if it stays"
+            )
+            raise StoreDiffers(message, expected=str(list(expected)), found=str(list(found)))
+
+    async def _count(self, records: Sequence[Record]) -> None:
+        after, until = records[0].sequence - 1, records[-1].sequence
+        time = self._storage.position.time
+        read: list[_Read] = []
+        for stored in records:
+            record = stored._replace(headers=author_headers(stored.headers)) if stored.headers else stored
+            time = max(time, record.time)
+            read.append(_Read(record, fields_of(record), time, _route(record.subject)))
+        effective = await self._effective(read, after, until)
+        rejections = await self._rejections(after, until)
+        conflicts = await self._conflicts(read, rejections, after, until)
+        self._storage.add(
+            [self._counted(each, effective, rejections, conflicts) for each in read], Position(until, time)
+        )
+
+    def _counted(
+        self,
+        read: _Read,
+        effective: dict[int, Entry],
+        rejections: dict[int, Rejection],
+        conflicts: Collection[int],
+    ) -> Counted:
+        record, fields, time, where = read
+        sequence = record.sequence
+        entry = effective.get(sequence)
+        return read_event(
+            record,
+            fields,
+            entry or rejections.get(sequence),
+            time=time,
+            key=(where.namespace, where.document),
+            is_conflict=sequence in conflicts if entry is None else entry.conflict is not None,
+            has_actor=where.namespace not in self._storage.totals,
+        )
+
+    async def _effective(self, read: Iterable[_Read], after: int, until: int) -> dict[int, Entry]:
+        """Return the effective events after a sequence up to another."""
+        documents: dict[str, dict[str, None]] = defaultdict(dict)
+        for each in read:
+            if not each.where.reason:
+                documents[each.where.namespace][each.where.document] = None
+        found: dict[int, Entry] = {}
+        for namespace, names in documents.items():
+            entries = await self._store.entries_between(
+                namespace, [*names], after_sequence=after, until_sequence=until
+            )
+            found |= {entry.sequence: entry for _, entry in entries}
+        return found
+
+    async def _rejections(self, after: int, until: int) -> dict[int, Rejection]:
+        """Return the rejections after a sequence up to another."""
+        found: dict[int, Rejection] = {}
+        before = until + 1
+        while True:
+            rows = await self._store.rejections(None, None, limit=REJECTIONS_READ, before_sequence=before)
+            found |= {row.sequence: row for row in rows if row.sequence > after}
+            if len(rows) < REJECTIONS_READ or rows[-1].sequence <= after:
+                return found
+            before = rows[-1].sequence
+
+    async def _conflicts(
+        self, read: Iterable[_Read], rejections: dict[int, Rejection], after: int, until: int
+    ) -> set[int]:
+        """Return the rejected events that have a conflict: only one that names its `base` can have one."""
+        keys: dict[Key, None] = {
+            each.where[1:3]: None
+            for each in read
+            if "base" in each.fields and each.record.sequence in rejections and not each.where.reason
+        }
+        found: set[int] = set()
+        for key in keys:
+            pages = self._store.conflicts(*key, after_sequence=after, is_descending=False)
+            async with aclosing(pages) as opened:
+                async for entries in opened:
+                    found |= {entry.sequence for entry in entries}
+                    if entries and entries[-1].sequence >= until:
+                        break
+        return found
+
+
+@lru_cache(SUBJECTS_CACHED_MAX)
+def _route(subject: bytes) -> Route:
+    """Return where a subject's events belong under the newest fold; under an earlier one, it may have named nothing."""
+    return route(subject, NEWEST.number)
