@@ -35,10 +35,11 @@ def lines() -> Iterator[Line]:
         for node in ast.walk(module.tree):
             if isinstance(node, ast.Call) and _is_logging(node):
                 yield _called(node, module.at(node))
-            elif isinstance(node, ast.Dict) and {"event", "level"} <= _constants(node).keys():
-                # A line that is written past structlog.
+            elif isinstance(node, ast.Dict):
                 line = _constants(node)
-                yield Line(line["event"], line["level"], line.keys() - ALWAYS, False, module.at(node))
+                if line.get("event") is not None and "level" in line:
+                    # A line that is written past structlog.
+                    yield Line(line["event"], line["level"], line.keys() - ALWAYS, False, module.at(node))
 
 
 def _is_logging(call: ast.Call) -> bool:

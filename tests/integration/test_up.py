@@ -158,8 +158,20 @@ def test_every_log_line_is_of_a_described_event_with_its_fields(up):
     for line in lines:
         assert always <= line.keys()
         if "library" not in line:
-            assert line.keys() - always <= {*described[line["event"]]["fields"]}, line
+            fields = {*described[line["event"]]["fields"], *contract("log.json")["of_request"]}
+            assert line.keys() - always <= fields, line
             assert line["level"] in described[line["event"]]["levels"], line
+
+
+def test_the_log_is_printed_beside_the_running_system(up):
+    found = run_refold("logs", "--data", str(up.data), "--json")
+    assert found.returncode == 0
+    lines = [json.loads(line) for line in found.stdout.splitlines()]
+    assert {line["service"] for line in lines} == {"gateway", "nats", "postgres", "projector"}
+    events = {(line["service"], line["event"]) for line in lines}
+    assert {("projector", "listening"), ("gateway", "listening"), ("nats", "Server is ready")} <= events
+    assert None not in {line["time"] for line in lines}
+    assert [line["time"][:22] for line in lines] == sorted(line["time"][:22] for line in lines)
 
 
 async def test_a_stop_leaves_nothing_running_and_a_restart_has_all_data(up):

@@ -59,6 +59,9 @@ COMMANDS: Final = {
         "Show what a running system is doing, once a second: services, rates, lag, latencies.",
     ),
     "usage": Entry("usage", "Operate", "Print what was written in a namespace, counted exactly."),
+    "logs": Entry(
+        "logs", "Operate", "Print the log lines of the system on a data folder, of all its parts by time."
+    ),
     "profile": Entry(
         "profile", "Operate", "Profile a running service: where its CPU time goes, sampled every 2 ms."
     ),
