@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 from aiosmtpd.controller import Controller
 
-from support.metrics import check_metrics
+from support.metrics import SEVERAL_STORES, check_metrics
 from support.system import free_port
 from support.up import Up, until
 
@@ -150,7 +150,7 @@ async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_on
             assert notified() == [statuses] * 4
 
         services = up.endpoints()["services"]
-        check_metrics(services, missing=["refold_store_"])
+        check_metrics(services, missing=SEVERAL_STORES)
         probe = f"{services['alerts']}/readyz"
         assert (await asyncio.to_thread(httpx.get, probe, trust_env=False)).status_code == 200
         targets = "refold_alert_targets_answering"

@@ -17,7 +17,7 @@ from refold.live.past import Past
 from refold.live.watched import WatchedDocument
 from refold.log import PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamNotices
-from refold.telemetry.metrics import LiveMetrics
+from refold.telemetry.metrics.gateway import LiveMetrics
 from support.broker import running_broker
 from support.feeding import running
 from support.proxy import Proxy

@@ -16,7 +16,7 @@ from refold.client import Refold
 from refold.core.errors import RefoldError
 from refold.embedded import read_endpoints, running_settings
 from support.contracts import contract
-from support.metrics import check_metrics
+from support.metrics import SEVERAL_STORES, check_metrics
 from support.system import free_port
 from support.up import Up, run_refold, until
 
@@ -68,7 +68,7 @@ def test_every_service_answers_its_probes_and_metrics_where_up_says(up):
         assert f"{url}/metrics" in up.said()
         for path in ("/healthz", "/readyz", "/metrics"):
             assert httpx.get(url + path, trust_env=False).status_code == 200
-    check_metrics(services, missing=["refold_store_"])
+    check_metrics(services, missing=SEVERAL_STORES)
     monitor = f"{endpoints['nats_monitor']}/varz"
     assert monitor in up.said()
     assert httpx.get(monitor, trust_env=False).json()["port"] == urlsplit(endpoints["nats"]).port

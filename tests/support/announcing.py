@@ -25,7 +25,7 @@ from refold.log import Publication
 from refold.log.memory import MemoryLog
 from refold.store import Key
 from refold.store.memory import MemoryStore
-from refold.telemetry.metrics import LiveMetrics
+from refold.telemetry.metrics.gateway import LiveMetrics
 from support.scribe import Scribe
 from support.stores import begin
 from support.streams import LOG, MemoryFeed, MemoryPast

@@ -21,7 +21,7 @@ from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector.loop import ShardLoop
 from refold.store import Head, Key, VersionAt
 from refold.store.memory import MemoryStore, Tables
-from refold.telemetry.metrics import LiveMetrics
+from refold.telemetry.metrics.gateway import LiveMetrics
 from support.projection import ROOMY, append, ports
 
 HEARTBEAT_SECONDS = 0.01

@@ -47,7 +47,8 @@ from refold.store.layers.fallback import FallbackReader
 from refold.store.layers.sources import Source, Sources
 from refold.store.memory import MemoryStore, Tables
 from refold.store.ports import Reader
-from refold.telemetry.metrics import GatewayMetrics
+from refold.telemetry.metrics.exposition import Exposition
+from refold.telemetry.metrics.gateway import GatewayMetrics
 from support.projection import DEADLINE_SECONDS, Projecting, ports, projecting
 from support.streams import MemoryFeed, live_of
 
@@ -244,6 +245,7 @@ async def _made(
         versions={"refold": "0.0.0", "nats": None, "postgres": None},
         metrics=metrics,
         registry=registry,
+        exposition=Exposition(registry),
         new_id=lambda: f"made-{next(numbers)}",
         timer=time.perf_counter,
         wait_seconds=wait_seconds,

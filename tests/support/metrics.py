@@ -10,6 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.contracts import contract
 
+SEVERAL_STORES = ("refold_store_breaker_", "refold_store_folded_sequence", "refold_store_reads_total")
+"""Metrics that a system with one store lacks."""
+
 
 def check_metrics(services: Mapping[str, str], *, missing: Collection[str] = ()) -> None:
     """Compare each service's metrics with the contract, in both directions.
@@ -35,9 +38,6 @@ def _exposed(url: str) -> dict[str, tuple[str, str, set[Any]]]:
     """Return type, help and labels by the name of the samples; a label that has no value yet is not seen."""
     found = {}
     for family in text_string_to_metric_families(httpx.get(f"{url}/metrics", trust_env=False).text):
-        if family.name.endswith("_created"):
-            # When a counter or histogram began.
-            continue
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         found[name] = family.type, family.documentation, labels

@@ -17,7 +17,7 @@ from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.store.memory import MemoryStore
 from refold.store.ports import SnapshotStore
-from refold.telemetry.metrics import ProjectorMetrics
+from refold.telemetry.metrics.projector import ProjectorMetrics
 
 ROOMY = Bounds(cache_bytes_max=2**28, pending_events_max=5_000, pending_bytes_max=2**25)
 NARROW = Bounds(cache_bytes_max=1, pending_events_max=3, pending_bytes_max=2**25)

@@ -24,7 +24,7 @@ from refold.live.streams import Live
 from refold.live.watched import Change, WatchedDocument
 from refold.log.memory import MemoryLog
 from refold.store.memory import MemoryStore
-from refold.telemetry.metrics import LiveMetrics
+from refold.telemetry.metrics.gateway import LiveMetrics
 
 LOG = "0123abcd"
 KEY = ("acme", "order-1")

@@ -98,6 +98,7 @@ UpFlags = flags(
     "usage",
     "usage_totals",
     *TRACES,
+    "metric_namespaces_max",
     "profiling",
     "log_level",
 )
@@ -107,14 +108,16 @@ ProjectorFlags = flags(
     "nats_admin_url",
     "nats_reply_url",
     "nats_replicas",
+    "nats_monitor",
     "probe",
     "shard",
     *FOLD,
     "otlp_url",
+    "metric_namespaces_max",
     "profiling",
     "log_level",
 )
-GatewayFlags = flags(*SERVERS, *HTTP, *TRACES, "profiling", "log_level")
+GatewayFlags = flags(*SERVERS, *HTTP, *TRACES, "metric_namespaces_max", "profiling", "log_level")
 
 
 def up(settings: UpFlags) -> None:  # type: ignore[valid-type]

@@ -26,7 +26,7 @@ from refold.gateway.live.requests import is_event_stream
 from refold.gateway.readiness import with_lag
 from refold.gateway.responses import Problem, Response, problem_of
 from refold.gateway.stores import with_store
-from refold.gateway.tracing import REQUEST_ID, begin_request
+from refold.gateway.tracing import REQUEST_ID, begin_request, exemplar_in
 from refold.store.layers.sources import TERMS, Terms
 from refold.telemetry.logging import get_logger
 
@@ -140,7 +140,7 @@ class Gateway:
             refusal = self._access.refusal(scope)
             await (refusal.response() if refusal else self._admitted)(scope, receive, watched)
         finally:
-            self._histogram(scope, status).observe(self._timer() - started)
+            self._histogram(scope, status).observe(self._timer() - started, exemplar_in(trace))
             if trace is not None:
                 trace.end(scope, status)
 

@@ -7,6 +7,7 @@ batch is in the log as a whole or not at all; while the broker refuses batches, 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,12 +16,13 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from refold.core import json_text
+from refold.core.document import STATUSES
 from refold.core.errors import BatchRefused, LogUnavailable, RefoldError, Refused, TimedOut, raising_first
 from refold.core.json_text import shape_of
 from refold.core.stream import check_document, check_namespace
 from refold.gateway.bulk_stages import Line, LineSplitter, Pipe
 from refold.gateway.context import BULK_REQUESTS_MAX, Context, context_of
-from refold.gateway.drafts import body_of, check
+from refold.gateway.drafts import View, body_of, check
 from refold.gateway.inflight import deadline_in, hold_body, waiting
 from refold.gateway.requests import check_media_type, read_wait, receive_piece, refuse_query
 from refold.gateway.responses import RETRY, Problem, Response, problem_of
@@ -46,6 +48,9 @@ BULK_ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
 
 BULK_STALL_SECONDS: Final = 60
 """A client that reads no answers for so long ends its request."""
+
+_PENDING: Final = "pending"
+_STATUSES: Final = frozenset(status.name for status in STATUSES)
 
 ENVELOPE_BYTES: Final = 512
 """Subject, headers and framing of one message, at most: names are bounded."""
@@ -202,34 +207,39 @@ class BulkResponse(Response):
             if not items:
                 break
             lines: list[bytes] = []
+            statuses: Counter[str] = Counter()
             for item in items:
-                line = self._known_line(item)
-                if line is None:
+                known = self._known_line(item)
+                if known is None:
                     # What is known is sent while the next is waited for.
                     await self._outbox.put(lines)
                     lines = []
-                    line = await self._awaited_line(item, deadline)
+                    known = await self._awaited_line(item, deadline)
+                status, line = known
+                statuses[status] += 1
                 lines.append(line)
+            self._context.metrics.count_lines(self._namespace, statuses)
             await self._outbox.put(lines)
         await self._outbox.close()
 
-    def _known_line(self, item: Item) -> bytes | None:
+    def _known_line(self, item: Item) -> tuple[str, bytes] | None:
+        """Return a line's status and answer, where that is known."""
         if item.refusal:
-            return item.refusal
+            return "refused", item.refusal
         if self._wait.seconds == 0:
-            return b'{"sequence":%d,"status":"pending"}\n' % item.sequence
+            return _PENDING, b'{"sequence":%d,"status":"pending"}\n' % item.sequence
         if self._wait.is_for_commit:
             return None
         outcome = self._context.outcomes.arrived(item.sequence)
-        return None if outcome is None else _line(outcome)
+        return None if outcome is None else _outcome_line(outcome)
 
-    async def _awaited_line(self, item: Item, deadline: float) -> bytes:
+    async def _awaited_line(self, item: Item, deadline: float) -> tuple[str, bytes]:
         assert item.publication is not None
         names, sequence = (item.publication.namespace, item.publication.document), item.sequence
         outcome = await self._context.outcomes.wait(*names, sequence, deadline)
         if self._wait.is_for_commit and not await self._context.consistency.reach(sequence, deadline, names):
             outcome = None
-        return _line(outcome or {"sequence": sequence, "status": "pending"})
+        return _outcome_line(outcome or {"sequence": sequence, "status": _PENDING})
 
     async def _send(self, send: Send) -> None:
         while lines := await self._outbox.take():
@@ -321,6 +331,11 @@ def _refusal(number: int, problem: Problem, event_id: str = "") -> bytes:
     named = {"id": event_id} if event_id else {}
     reason = {"reason": problem.code, "detail": problem.detail}
     return _line({"line": number, "status": "refused", **reason, **named, "error": problem.view()})
+
+
+def _outcome_line(outcome: View) -> tuple[str, bytes]:
+    status = str(outcome["status"])
+    return status if status in _STATUSES else _PENDING, _line(outcome)
 
 
 def _line(value: object) -> bytes:

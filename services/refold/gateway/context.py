@@ -28,7 +28,8 @@ from refold.live.streams import Live
 from refold.log import EventLog
 from refold.store.layers.sources import Sources
 from refold.store.ports import Reader
-from refold.telemetry.metrics import GatewayMetrics
+from refold.telemetry.metrics.exposition import Exposition
+from refold.telemetry.metrics.gateway import GatewayMetrics
 
 BULK_REQUESTS_MAX: Final = 32
 """Bulk requests served at a time; more wait in a queue."""
@@ -63,6 +64,7 @@ class Context:
     versions: Mapping[str, str | None]
     metrics: GatewayMetrics
     registry: CollectorRegistry
+    exposition: Exposition
     new_id: Callable[[], str]
     timer: Callable[[], float]
     wait_seconds: float

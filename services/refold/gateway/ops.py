@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import orjson
 import yaml
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 
 from refold.core.errors import ProjectionBehind, RefoldError, TimedOut
@@ -20,6 +19,7 @@ from refold.gateway.requests import refuse_query
 from refold.gateway.responses import JSON, Problem, Response, json_response, shown
 from refold.gateway.stores import store_views
 from refold.log import LogInfo, lag_seconds
+from refold.telemetry.metrics.exposition import accepted_by
 
 CHECK_SECONDS: Final = 2.0
 """A part that has not answered a probe by then is not reachable."""
@@ -40,9 +40,7 @@ async def read_readiness(request: Request) -> Response:
     """Check that log, store and projector can be reached and the projection is near the log's end; name what fails."""
     refuse_query(request)
     context = context_of(request)
-    checks = {**context.checks, "projection": context.readiness.check}
-    errors = await asyncio.gather(*(_error(check) for check in checks.values()))
-    faults = {name: error for name, error in zip(checks, errors, strict=True) if error is not None}
+    faults = await _faults(context)
     if faults:
         detail = "; ".join(f"{name}: {_shown(error)}" for name, error in faults.items())
         behind = faults.get("projection")
@@ -51,10 +49,23 @@ async def read_readiness(request: Request) -> Response:
     return json_response({"status": "ready", **await _problems(context)})
 
 
+async def is_ready(context: Context) -> bool:
+    """Return what the readiness probe would answer."""
+    return not await _faults(context)
+
+
+async def _faults(context: Context) -> dict[str, RefoldError]:
+    """Return by name why the gateway is not ready."""
+    checks = {**context.checks, "projection": context.readiness.check}
+    errors = await asyncio.gather(*(_error(check) for check in checks.values()))
+    return {name: error for name, error in zip(checks, errors, strict=True) if error is not None}
+
+
 async def read_metrics(request: Request) -> Response:
     """Return this process's metrics for Prometheus."""
     refuse_query(request)
-    return Response(generate_latest(context_of(request).registry), 200, None, CONTENT_TYPE_LATEST)
+    body, media_type = await context_of(request).exposition.read(accepted_by(request.scope))
+    return Response(body, 200, None, media_type)
 
 
 async def read_status(request: Request) -> Response:

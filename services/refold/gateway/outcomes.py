@@ -19,7 +19,7 @@ from refold.core.errors import StoreError
 from refold.core.json_text import Json
 from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency
 from refold.gateway.inflight import deadline_in
-from refold.gateway.tracing import TRACE
+from refold.gateway.tracing import TRACE, exemplar_in
 from refold.telemetry.logging import get_logger
 
 OUTCOMES_EARLY_MAX: Final = 20_000
@@ -78,7 +78,7 @@ class Outcomes:
         if trace is not None:
             trace.begin_wait()
         outcome, how = await self._wait(namespace, document, sequence, deadline)
-        self._wait_seconds[how].observe(deadline_in(0) - began)
+        self._wait_seconds[how].observe(deadline_in(0) - began, exemplar_in(trace))
         if trace is not None:
             trace.end_wait(how, "pending" if outcome is None else str(outcome["status"]))
         return outcome

@@ -13,6 +13,7 @@ from typing import Any, Final
 from starlette.types import Scope
 from structlog.contextvars import bind_contextvars
 
+from refold.telemetry.metrics import exemplar_of
 from refold.telemetry.tracing import MESSAGING, Kind, Span, SpanContext, Spans, new_trace_id, read_context
 
 REQUEST_ID: Final = b"refold-request-id"
@@ -148,6 +149,11 @@ class RequestTrace:
         context = self.send if kind == "PRODUCER" else self.context.child()
         span = Span(name, kind, context, self.context, begun_at, ended_at or self._now(), attributes)
         self._spans.record(span._replace(is_error=not ended_at))
+
+
+def exemplar_in(trace: RequestTrace | None) -> dict[str, str] | None:
+    """Return what marks a measurement as one of a request's trace; None where it is not sampled."""
+    return None if trace is None else exemplar_of(trace.context.trace_id)
 
 
 TRACE: Final[ContextVar[RequestTrace | None]] = ContextVar("TRACE", default=None)

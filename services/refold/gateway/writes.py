@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Final, NamedTuple, NoReturn
 
 from refold.core.document import Status
-from refold.core.errors import DocumentAbsent, LogUnavailable, StoreError, TimedOut
+from refold.core.errors import DocumentAbsent, LogUnavailable, RefoldError, StoreError, TimedOut
 from refold.core.history import Entry
 from refold.gateway.conditions import ANYTHING, Condition
 from refold.gateway.consistency import BareHead
@@ -21,7 +21,7 @@ from refold.gateway.drafts import Draft, View, is_same_part
 from refold.gateway.inflight import deadline_in, waiting
 from refold.gateway.requests import Wait
 from refold.gateway.responses import RETRY, Problem
-from refold.gateway.tracing import TRACE
+from refold.gateway.tracing import TRACE, exemplar_in
 from refold.log import Acknowledgement, Appended, Publication, Stale, validated_headers
 from refold.store import ANY_VERSION, Key
 from refold.store.ports import Reader
@@ -159,7 +159,7 @@ async def append_once(context: Context, publications: list[Publication]) -> Ackn
     else:
         answers = await context.log.append_atomically(publications)
         answer = answers[0] if isinstance(answers, list) else answers
-    context.metrics.append_seconds.observe(context.timer() - started)
+    context.metrics.append_seconds.observe(context.timer() - started, exemplar_in(trace))
     if trace is not None and isinstance(answer, Appended):
         trace.end_send(answer.sequence, len(publications))
     return answer
@@ -204,6 +204,16 @@ class StrictWrite:
 
     async def append(self) -> Written:
         """Append; where the condition does not hold, raise the 412 that says at which version the document is."""
+        strict = self._context.metrics.strict
+        try:
+            written = await self._append()
+        except (Problem, RefoldError) as error:
+            strict.labels(error.code).inc()
+            raise
+        strict.labels("repeated" if written.is_repeat else "written").inc()
+        return written
+
+    async def _append(self) -> Written:
         head = self._cached_head()
         for _ in range(APPEND_ATTEMPTS_MAX):
             decided = head or await self._decide()
@@ -345,11 +355,13 @@ async def recover(
     last = publications[-1]
     key = (last.namespace, last.document)
     if not await context.consistency.catch_up(deadline_in(RECOVER_SECONDS), key):
-        raise _in_doubt(event_id)
+        raise _in_doubt(context, event_id)
     try:
-        return await _first_sequence(context.store, publications, after_sequence)
+        found = await _first_sequence(context.store, publications, after_sequence)
     except StoreError as error:
-        raise _in_doubt(event_id) from error
+        raise _in_doubt(context, event_id) from error
+    context.metrics.append_lost.labels("no" if found is None else "yes").inc()
+    return found
 
 
 async def _first_sequence(
@@ -377,7 +389,8 @@ def _is_of(entry: Entry | None, publication: Publication) -> bool:
     return entry.headers == validated_headers(publication)
 
 
-def _in_doubt(event_id: str) -> Problem:
+def _in_doubt(context: Context, event_id: str) -> Problem:
+    context.metrics.append_lost.labels("unknown").inc()
     detail = (
         "no acknowledgement came, so the log may have what was sent or not: send it again under the same id, "
         "or ask for the id's outcome"

@@ -22,7 +22,7 @@ from refold.live.query import UNKNOWN, PartQuery, PathQuery, Query, WholeQuery
 from refold.live.values import ValuesQuery
 from refold.live.watched import Change, WatchedDocument
 from refold.store import Key
-from refold.telemetry.metrics import LiveMetrics
+from refold.telemetry.metrics.gateway import LiveMetrics
 
 REPLAYED_MAX: Final = 1_000
 REPLAYED_BYTES_MAX: Final = 256 * 1024

@@ -20,7 +20,7 @@ from refold.core.errors import RefoldError, Refused
 from refold.live import Cursor, Frame, Sink, Subscription, rounded_interval
 from refold.live.query import UNKNOWN, Behind
 from refold.telemetry.logging import get_logger
-from refold.telemetry.metrics import LiveMetrics
+from refold.telemetry.metrics.gateway import LiveMetrics
 
 PASS_ENTRIES: Final = 512
 """Subscribers that a pass serves in one turn of the event loop."""

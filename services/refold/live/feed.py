@@ -24,7 +24,7 @@ from refold.log import PROGRESS_SUBJECT, Notices, change_subject
 from refold.store import Key, VersionAt
 from refold.store.ports import LatestReader
 from refold.telemetry.logging import get_logger
-from refold.telemetry.metrics import LiveMetrics
+from refold.telemetry.metrics.gateway import LiveMetrics
 
 WATCHED_MAX: Final = 20_000
 """Documents that are watched at a time; an audit reads the versions of all in one statement."""

@@ -19,7 +19,7 @@ from refold.live.fanout import Entry, Shared, Stream
 from refold.live.query import UNKNOWN
 from refold.live.ring import NamespaceQuery, Replay, Ring, key_of
 from refold.telemetry.logging import get_logger
-from refold.telemetry.metrics import LiveMetrics
+from refold.telemetry.metrics.gateway import LiveMetrics
 
 QUERIES_MAX: Final = 1_000
 """Different subscriptions of namespaces: each looks at every change of its namespace, about 0.2 microseconds."""

@@ -12,7 +12,7 @@ from refold.live import SUBSCRIPTIONS_MAX, Frame, LiveFull, Sink, Subscription, 
 from refold.live.documents import Documents
 from refold.live.fanout import RETRY_SECONDS, Feed, Stream
 from refold.live.namespace import Namespaces
-from refold.telemetry.metrics import LiveMetrics
+from refold.telemetry.metrics.gateway import LiveMetrics
 
 ALIVE_SECONDS: Final = 15
 """Between two `alive` messages of a stream. The streams are spread over these seconds."""

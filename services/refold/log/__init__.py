@@ -104,11 +104,21 @@ class Unknown(NamedTuple):
 Acknowledgement = Appended | Stale | Unknown
 
 
+class Replicas(NamedTuple):
+    """How many servers store the log, with all of it, behind, or out of reach; and the name of its leader, if known."""
+
+    current: int = 1
+    lagging: int = 0
+    offline: int = 0
+    leader: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogInfo:
     """The state of the log at its leader. `time` is the broker's clock in nanoseconds.
 
-    `limit_bytes` bounds `bytes`; None where the stream has no bound of its own.
+    `limit_bytes` bounds `bytes`: of its stream, else of its server; None where neither is known. `subjects` counts
+    the stored subjects: the documents that ever had an event.
     """
 
     log_id: str
@@ -117,6 +127,8 @@ class LogInfo:
     time: int
     bytes: int
     limit_bytes: int | None
+    subjects: int
+    replicas: Replicas
 
 
 class Outline(NamedTuple):

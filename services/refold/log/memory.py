@@ -26,6 +26,7 @@ from refold.log import (
     Message,
     Outline,
     Publication,
+    Replicas,
     Stale,
     Unknown,
     foreign_prefixes,
@@ -69,6 +70,8 @@ class MemoryLog:
             time=self._clock(),
             bytes=self._size_bytes,
             limit_bytes=self._bytes_max,
+            subjects=len(self._last),
+            replicas=Replicas(),
         )
 
     async def append(self, publication: Publication) -> Acknowledgement:

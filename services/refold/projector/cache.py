@@ -12,8 +12,10 @@ from collections.abc import Collection, Container, Iterator
 from typing import Final
 
 from refold.core.document import Document
+from refold.core.errors import FenceLost, StoreDamaged
 from refold.core.history import Entry
 from refold.store import Key
+from refold.store.ports import Store
 
 STATE_FACTOR: Final = 6
 """A parsed state takes about this many times its canonical bytes (measured on the real history: 4 to 7)."""
@@ -96,3 +98,13 @@ class DocumentCache:
         if key in self.segments:
             cost += ENTRY_BYTES * document.unpaged_events + document.unpaged_bytes
         return cost
+
+
+async def refuse_ahead(store: Store, document: Document) -> None:
+    """Raise: the document has events after the loop's position, which would be folded twice."""
+    checkpoints = {it.partition: it for it in await store.checkpoints()}
+    name = f"{document.namespace}/{document.document}"
+    if checkpoints[document.partition].read_sequence >= document.last_sequence:
+        raise FenceLost("a document was written by another while it was loaded", document=name)
+    message = f"{name} has been folded further than the checkpoints say"
+    raise StoreDamaged(message, namespace=document.namespace, document=document.document)

@@ -14,7 +14,7 @@ from typing import Final, Self
 
 from refold.core.document import ABSENT, Document, to_canonical
 from refold.core.history import Entry, snapshot_of
-from refold.core.stream import PARTITIONS, Route, ShardCheckpoint
+from refold.core.stream import PARTITIONS, Record, Route, ShardCheckpoint
 from refold.projector.cache import ENTRY_BYTES
 from refold.projector.tracing import Traced
 from refold.store import ClosedPage, Commit, DocumentWrite, Key, Rejection, Resolution
@@ -136,10 +136,13 @@ class CommitBuffer:
         if _is_full(document):
             self._close_page(unwritten)
 
-    def count(self, event_bytes: int) -> None:
-        """Count an event and the memory that it takes until it is committed."""
+    def refuse(self, record: Record, where: Route, recorded_at: int) -> Rejection:
+        """Add the rejection of an event that names no document, and return it."""
+        rejection = Rejection.unroutable(where, record, recorded_at)
+        self.rejections.append(rejection)
         self.events += 1
-        self.bytes += event_bytes + ENTRY_BYTES
+        self.bytes += len(record.body) + len(record.headers) + len(record.subject) + ENTRY_BYTES
+        return rejection
 
     def resolve(self, where: Route, sequence: int, resolved_by: int) -> None:
         """Add an accepted event that resolves another of its document; only the first counts, of an earlier event."""

@@ -24,7 +24,7 @@ from refold.projector.notices import NOTICE_BYTES_MAX, Notice
 from refold.store import NEEDS_RESOLUTION, Key, reading_stored
 from refold.store.ports import HistoryReader
 from refold.telemetry.logging import get_logger
-from refold.telemetry.metrics import ProjectorMetrics
+from refold.telemetry.metrics.projector import ProjectorMetrics
 
 CONFLICTS_WAITING_MAX: Final = 32
 """Conflicts that wait to be sent, with their heads of up to `NOTICE_BYTES_MAX`; further ones are found by polling."""
@@ -65,7 +65,7 @@ class ConflictNotices:
     def take(self, where: Route, entry: Entry, document: Document, *, is_young: bool) -> None:
         """Count a conflict that was just folded; `is_young`: send it where a resolver decides on it."""
         strategy = json_text.reread(entry.conflict or b"")["strategy"]
-        self._metrics.count_conflict(where.namespace, strategy, entry.status.name)
+        self._metrics.count_conflict(entry.sequence, where.namespace, strategy, entry.status.name)
         if not is_young or entry.reason != NEEDS_RESOLUTION:
             return
         is_large = document.size > NOTICE_BYTES_MAX

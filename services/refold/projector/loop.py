@@ -14,8 +14,8 @@ from operator import itemgetter
 from typing import Final
 
 from refold.core import json_text
-from refold.core.document import STATUSES, Document, Status
-from refold.core.errors import FenceLost, FoldUnknown, StoreDamaged, raising_first
+from refold.core.document import Document, Status
+from refold.core.errors import FoldUnknown, raising_first
 from refold.core.fold.rules import Step
 from refold.core.fold_state import FoldState, WindowNeeded
 from refold.core.history import Entry
@@ -25,7 +25,7 @@ from refold.history.replayed import whole_history
 from refold.log import EventLog, Message, Notices, read_until
 from refold.projector import COMMIT_INTERVAL_SECONDS
 from refold.projector.announcer import Announcer
-from refold.projector.cache import DocumentCache
+from refold.projector.cache import DocumentCache, refuse_ahead
 from refold.projector.commit_buffer import RECORDS_FOLDED_MAX, AdaptiveBatch, CommitBuffer, CommitTimer
 from refold.projector.contested import ConflictNotices
 from refold.projector.notices import change_notice, refusal_notice, reply_notice
@@ -33,7 +33,7 @@ from refold.projector.tracing import EventTraces
 from refold.projector.windows import keep_windows, load_windows, resume_system, split_by_rules
 from refold.store import Key, Rejection
 from refold.store.ports import Store
-from refold.telemetry.metrics import ProjectorMetrics
+from refold.telemetry.metrics.projector import ProjectorMetrics
 from refold.telemetry.tracing import SpanContext, Spans
 
 REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
@@ -90,8 +90,8 @@ class ShardLoop:
         self._history = whole_history(ports.log, ports.store)
         self._documents = DocumentCache(bounds.cache_bytes_max)
         self._wanted: set[Key] = set()
-        # By stored subject: the names and partition, and the document where it is in memory.
-        self._routes: dict[bytes, tuple[Route, Document | None]] = {}
+        # By stored subject: the names and partition, the document where it is in memory, and the counts of outcomes.
+        self._routes: dict[bytes, tuple[Route, Document | None, list[int]]] = {}
         self._buffer = self._new_buffer(fold_state.read_sequence)
         self._batch = AdaptiveBatch(bounds.pending_events_max)
         self._timer = CommitTimer(bounds.commit_interval_seconds)
@@ -133,6 +133,12 @@ class ShardLoop:
                     task.cancel()
             await self._ports.store.flush_states(is_final=True)
 
+    @property
+    def pending(self) -> tuple[int, int]:
+        """Return how many events are folded and not committed, and their memory."""
+        buffers = self._uncommitted_buffers()
+        return sum(each.events for each in buffers), sum(each.bytes for each in buffers)
+
     def hear_reader(self, _: str, body: bytes) -> None:
         """Take a gateway's message that a reader waits for a sequence: commit as soon as it is folded."""
         sequence = json_text.object_in(body).get("sequence")
@@ -146,10 +152,11 @@ class ShardLoop:
 
     async def _flush_states(self) -> None:
         store = self._ports.store
-        await store.flush_states()
+        outdated = self._ports.metrics.state_lag_documents
+        outdated.set(await store.flush_states())
         while store.flush_seconds:
             await asyncio.sleep(store.flush_seconds)
-            await store.flush_states()
+            outdated.set(await store.flush_states())
 
     async def _fold_log(self, until_sequence: int | None) -> None:
         await resume_system(self._fold_state, self._ports.log, self._ports.store)
@@ -214,7 +221,7 @@ class ShardLoop:
         for subject in subjects:
             where = self._fold_state.route(subject)
             document = self._documents.get(where[1:3]) if self._is_folded(where) else None
-            self._routes[subject] = (where, document)
+            self._routes[subject] = (where, document, self._ports.metrics.tally(where.namespace))
 
     def _is_folded(self, where: Route) -> bool:
         return not where.reason and self._fold_state.has(where.partition)
@@ -223,19 +230,10 @@ class ShardLoop:
         found = await self._ports.store.load(list(missing))
         ahead = [document for document in found if document.last_sequence > self._fold_state.read_sequence]
         if ahead:
-            await self._refuse_ahead(ahead[0])
+            await refuse_ahead(self._ports.store, ahead[0])
         loaded = {(document.namespace, document.document): document for document in found}
         for key, where in missing.items():
             self._documents.hold(loaded.get(key) or Document.new(where))
-
-    async def _refuse_ahead(self, document: Document) -> None:
-        """Raise: the document has events after this loop's position, which would be folded twice."""
-        checkpoints = {it.partition: it for it in await self._ports.store.checkpoints()}
-        name = f"{document.namespace}/{document.document}"
-        if checkpoints[document.partition].read_sequence >= document.last_sequence:
-            raise FenceLost("a document was written by another while it was loaded", document=name)
-        message = f"{name} has been folded further than the checkpoints say"
-        raise StoreDamaged(message, namespace=document.namespace, document=document.document)
 
     async def _fold_all(self, records: list[Record]) -> None:
         while records:
@@ -251,7 +249,7 @@ class ShardLoop:
         """Load the changes that these events need, as far as that is known before they are folded."""
         needed: dict[Key, tuple[Document, int]] = {}
         for record in records:
-            where, document = self._routes[record.subject]
+            where, document, _ = self._routes[record.subject]
             if document is None or (b"base" not in record.body and not record.headers):
                 continue
             rules = self._fold_state.rules_of(where.namespace)
@@ -277,22 +275,26 @@ class ShardLoop:
         return [self._buffer] if self._committing is None else [self._committing, self._buffer]
 
     def _fold(self, records: list[Record]) -> None:
-        young = self._ports.broker_now() - REPLY_AGE_NANOSECONDS
-        counts = [0] * len(STATUSES)
+        ports, metrics, rejections = self._ports, self._ports.metrics, self._buffer.rejections
+        counted = metrics.counted_sequence
+        if records[0].sequence <= counted < records[-1].sequence:
+            # The first of them are folded, but not counted, again.
+            self._fold([record for record in records if record.sequence <= counted])
+            records = [record for record in records if record.sequence > counted]
+        begin, started = len(rejections), ports.timer()
         try:
-            self._fold_each(records, young, counts)
+            self._fold_each(records, ports.broker_now() - REPLY_AGE_NANOSECONDS)
         finally:
-            for status in filter(counts.__getitem__, STATUSES):
-                self._ports.metrics.events_folded.labels(outcome=status.name).inc(counts[status])
-                if status.is_effective:
-                    self._effective_count += counts[status]
+            metrics.fold_seconds.observe(ports.timer() - started)
+            rejected = ((each.namespace, each.reason) for each in rejections[begin:])
+            self._effective_count += metrics.count_folded(self._fold_state.read_sequence, rejected)
 
-    def _fold_each(self, records: list[Record], young: int, counts: list[int]) -> None:
+    def _fold_each(self, records: list[Record], young: int) -> None:
         routes, buffer, fold = self._routes, self._buffer, self._fold_state.fold
         parents = {} if self._traces is None else self._traces.find(records, young)
         for record in records:
             sequence, time, subject, _, _ = record
-            where, document = routes[subject]
+            where, document, counts = routes[subject]
             if document is not None:
                 step = fold(record, where, document)
                 entry = step[0]
@@ -326,11 +328,8 @@ class ShardLoop:
 
     def _refuse(self, record: Record, where: Route, *, is_young: bool) -> None:
         """Reject an event whose subject names no document; the rejection keeps the event itself."""
-        recorded_at = self._fold_state.reject(record, where)
         stored = record._replace(headers=author_headers(record.headers))
-        rejection = Rejection.unroutable(where, stored, recorded_at)
-        self._buffer.rejections.append(rejection)
-        self._buffer.count(len(stored.body) + len(stored.headers) + len(stored.subject))
+        rejection = self._buffer.refuse(stored, where, self._fold_state.reject(record, where))
         reply = refusal_notice(rejection, stored.headers) if is_young else None
         if reply is not None:
             self._replies.append(reply)
@@ -370,17 +369,16 @@ class ShardLoop:
         taken.close_segments()
         commit = taken.to_commit(self._fold_state.checkpoint(taken.after_sequence), ports.store)
         started = ports.timer()
-        await ports.store.commit(commit)
+        kind = await ports.store.commit(commit)
         self.committed_sequence = commit.checkpoint.read_sequence
         ended = ports.timer()
         if self._until_sequence is None:
             self._batch.learn(taken.events, ended - taken_at)
             self._timer.learn(ended - taken_at)
-        ports.metrics.commit_seconds.observe(ended - started)
-        ports.metrics.commit_events.observe(taken.events)
-        ports.metrics.commit_documents.observe(len(commit.documents))
+        sizes = taken.events, len(commit.documents), taken.bytes
+        trace_id = taken.traced[0].process.trace_id if taken.traced else None
+        ports.metrics.count_commit(kind, ended - started, sizes, len(commit.pages), trace_id)
         if self._traces is not None:
-            sizes = taken.events, len(commit.documents), taken.bytes
             self._traces.commit(taken.traced, ended - taken_at, sizes)
         await self.send_progress()
 

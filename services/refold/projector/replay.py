@@ -24,7 +24,7 @@ from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.projector.supervisor import SHARD_SIGN_SECONDS
 from refold.store import ClosedPage, Key
 from refold.store.ports import OpenCommit, Store
-from refold.telemetry.metrics import ProjectorMetrics
+from refold.telemetry.metrics.projector import ProjectorMetrics
 
 REPLAY_EVENTS_MAX: Final = 1_000_000
 REPLAY_SECONDS_MAX: Final = 20.0

@@ -13,6 +13,8 @@ from typing import Final
 
 from refold.core.errors import (
     FenceLost,
+    LogDiffers,
+    LogHole,
     LogUnavailable,
     RefoldError,
     StoreDamaged,
@@ -24,7 +26,7 @@ from refold.core.errors import (
 from refold.core.fold_state import FoldState
 from refold.core.stream import PARTITIONS, Checkpoint, parse_shard
 from refold.history import check_documents, check_log
-from refold.log import COMMIT_SUBJECT, PROGRESS_SUBJECT, lag_seconds
+from refold.log import COMMIT_SUBJECT, PROGRESS_SUBJECT, Replicas, lag_seconds
 from refold.projector import Stage
 from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.telemetry.logging import get_logger
@@ -64,7 +66,12 @@ class Supervisor:
         self._partitions = parse_shard(ports.shard)
         self._loop: ShardLoop | None = None
         self._is_folding = False
+        self._has_owned = False
+        self._leader = ""
         self.stage = Stage.starting
+        self._own(is_owner=False)
+        ports.metrics.pending_events.set_function(lambda: self._pending()[0])
+        ports.metrics.pending_bytes.set_function(lambda: self._pending()[1])
         self.error = ""
         self._stopped_by: Exception | None = None
 
@@ -82,13 +89,25 @@ class Supervisor:
             return ()
         return [self.committed_sequence if number in self._partitions else 0 for number in range(PARTITIONS)]
 
+    @property
+    def stage(self) -> Stage:
+        """What it is doing."""
+        return self._stage
+
+    @stage.setter
+    def stage(self, stage: Stage) -> None:
+        self._stage = stage
+        for each in Stage:
+            self._ports.metrics.stage.labels(each.value).set(each is stage)
+
     async def run(self) -> None:
         """Work until cancelled or until a fatal error (see `raise_if_stopped`)."""
         wait_seconds = STANDBY_SECONDS
         while True:
             begun_sequence, last_error = self.committed_sequence, self.error
             try:
-                await self._await_lease()
+                why = await self._await_lease()
+                self._ports.metrics.takeovers.labels(why).inc()
                 await self._work()
             except TRANSIENT as error:
                 self._fail(Stage.waiting, error)
@@ -116,20 +135,34 @@ class Supervisor:
         if self._stopped_by is not None:
             raise self._stopped_by
 
-    async def _await_lease(self) -> None:
+    async def _await_lease(self) -> str:
+        """Wait for the lease; return how it came, as the metric of takeovers says it."""
+        why = "again" if self._has_owned else "first"
         while not await self._ports.store.acquire_lease():
-            self.stage = Stage.standby
+            self.stage, why = Stage.standby, "standby"
             await asyncio.sleep(STANDBY_SECONDS)
+        self._has_owned = True
+        return why
 
     async def _work(self) -> None:
         """Work while the lease is renewed; the failure of any task ends the others."""
-        with raising_first():
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._renew_lease(), name="lease")
-                loop = self._loop = await self._start()
-                tasks.create_task(self._fold(loop), name="loop")
-                tasks.create_task(self._watch_lag(loop), name="lag")
-                tasks.create_task(self._watch_log(), name="log-check")
+        self._own(is_owner=True)
+        try:
+            with raising_first():
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._renew_lease(), name="lease")
+                    loop = self._loop = await self._start()
+                    tasks.create_task(self._fold(loop), name="loop")
+                    tasks.create_task(self._watch_lag(loop), name="lag")
+                    tasks.create_task(self._watch_log(), name="log-check")
+        finally:
+            self._own(is_owner=False)
+
+    def _own(self, *, is_owner: bool) -> None:
+        self._ports.metrics.shard_owned.labels(self._ports.shard).set(is_owner)
+
+    def _pending(self) -> tuple[int, int]:
+        return self._loop.pending if self._loop is not None and self._is_folding else (0, 0)
 
     async def _fold(self, loop: ShardLoop) -> None:
         """Run the loop, and pass it the messages of readers that wait."""
@@ -155,7 +188,7 @@ class Supervisor:
         """Compare the log with the shard's checkpoints, and return a loop that begins there with an empty memory."""
         info = await self._ports.log.info()
         checkpoints = self._of_shard(await self._ports.store.bind(info.log_id))
-        await check_log(self._ports.log, checkpoints)
+        await self._check_log(checkpoints)
         await check_documents(self._ports.log, self._ports.store, checkpoints)
         loop = ShardLoop(self._ports, self._bounds, FoldState(await self._level(checkpoints)))
         self.stage, self.error = Stage.working, ""
@@ -192,8 +225,30 @@ class Supervisor:
         metrics.log_last_sequence.set(info.last_sequence)
         metrics.log_bytes.set(info.bytes)
         metrics.log_limit_bytes.set(math.inf if info.limit_bytes is None else info.limit_bytes)
+        metrics.log_subjects.set(info.subjects)
+        self._measure_replicas(info.replicas)
         metrics.lag_events.labels(shard=ports.shard).set(max(0, info.last_sequence - committed))
         metrics.lag_seconds.labels(shard=ports.shard).set(await lag_seconds(ports.log, info, committed))
+
+    def _measure_replicas(self, replicas: Replicas) -> None:
+        metrics = self._ports.metrics
+        metrics.log_replicas.labels("current").set(replicas.current)
+        metrics.log_replicas.labels("lagging").set(replicas.lagging)
+        metrics.log_replicas.labels("offline").set(replicas.offline)
+        # While a leader is elected there is none.
+        if replicas.leader:
+            metrics.log_leader_changes.inc(self._leader not in {"", replicas.leader})
+            self._leader = replicas.leader
+
+    async def _check_log(self, checkpoints: list[Checkpoint]) -> None:
+        """Compare the log with the checkpoints. Raises what `check_log` raises."""
+        metrics = self._ports.metrics
+        try:
+            await check_log(self._ports.log, checkpoints)
+        except (LogDiffers, LogHole):
+            metrics.integrity_faults.inc()
+            raise
+        metrics.integrity_checked.set_to_current_time()
 
     async def _watch_log(self) -> None:
         """Compare the log with the checkpoints again and again. Only a difference or repeated silence is an error."""
@@ -201,7 +256,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(LOG_CHECK_SECONDS)
             try:
-                await check_log(self._ports.log, self._of_shard(await self._ports.store.checkpoints()))
+                await self._check_log(self._of_shard(await self._ports.store.checkpoints()))
                 silent = 0
             except (LogUnavailable, StoreUnavailable, TimedOut) as error:
                 silent += 1

@@ -154,6 +154,14 @@ class DocumentWrite:
         return (self.state is not None or not self.has_state) - self.was_present
 
 
+class Connections(NamedTuple):
+    """Connections of a process for its reads: used, open and idle, and how many there may be."""
+
+    used: int
+    idle: int
+    limit: int
+
+
 class Rejection(NamedTuple):
     """An event that the fold rejected. `namespace` and `document` are empty where its subject names no document.
 

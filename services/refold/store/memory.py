@@ -122,7 +122,7 @@ class MemoryStore:
         assert opened.commit is not None, "the block wrote no commit"
         await self.commit(replace(opened.commit, pages=[*opened.pages, *opened.commit.pages]))
 
-    async def commit(self, commit: Commit) -> None:
+    async def commit(self, commit: Commit) -> str:
         tables = self._tables
         lease = tables.leases.get(self._shard)
         if lease is None or lease.holder is not self:
@@ -145,13 +145,15 @@ class MemoryStore:
             moved = tables.checkpoints[partition]
             moved.read_sequence, moved.fold = now.read_sequence, now.fold
             moved.recorded_at = now.recorded_at
+        return "single"
 
     def wants_state(self, document: Document, *, is_changed: bool) -> bool:  # noqa: ARG002
         """Want every state: they cost nothing here."""
         return True
 
-    async def flush_states(self, *, is_final: bool = False) -> None:
+    async def flush_states(self, *, is_final: bool = False) -> int:  # noqa: ARG002
         """Do nothing: no state is left out."""
+        return 0
 
     async def checkpoints(self) -> list[Checkpoint]:
         return [_copied(found) for _, found in sorted(self._tables.checkpoints.items())]

@@ -19,6 +19,7 @@ from refold.store import (
     Capabilities,
     ClosedPage,
     Commit,
+    Connections,
     Head,
     Key,
     Names,
@@ -54,8 +55,8 @@ class ProjectionWriter(Protocol):
     async def load(self, keys: Sequence[Key]) -> list[Document]:
         """Load those documents that exist, with their dedup windows."""
 
-    async def commit(self, commit: Commit) -> None:
-        """Write all of it or nothing.
+    async def commit(self, commit: Commit) -> str:
+        """Write all of it or nothing; return how: `single` (a statement), `copy` (several) or `sync` (on the disk).
 
         Raises `FenceLost` where a checkpoint is not as expected or the lease is not held, and `StoreUnavailable` with
         the fact `is_unknown=True` where only the checkpoints can tell what was written.
@@ -81,8 +82,8 @@ class ProjectionWriter(Protocol):
     def flush_seconds(self) -> float:
         """How often `flush_states` is due; 0 where a store never leaves a state out."""
 
-    async def flush_states(self, *, is_final: bool = False) -> None:
-        """Write states that were left out of commits, where they are due; all of them, if this is the last call."""
+    async def flush_states(self, *, is_final: bool = False) -> int:
+        """Write states that were left out of commits, where they are due, or all at last; return how many are left."""
 
     async def close(self) -> None:
         """Release connections and the lease."""
@@ -341,6 +342,10 @@ class Connected(Protocol):
         once every connection is lost, all must have folded `end_sequence`, the log's end. In Redis and in files, a
         projection that takes the place of one that was emptied must have folded as much as could be read of that.
         """
+
+    @property
+    def connections(self) -> Connections:
+        """Count the connections of this process for reads."""
 
     async def server_version(self) -> str:
         """Return the version of the server, after its name where it is not the store's kind, or of SQLite's library."""

@@ -18,7 +18,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Encoded
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.sdk.resources import Resource
 
-from refold.telemetry.metrics import SpanMetrics
+from refold.telemetry.metrics.process import SpanMetrics
 from refold.telemetry.tracing import Span
 
 SPANS_WAITING_MAX: Final = 2_048

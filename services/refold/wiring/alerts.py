@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import CollectorRegistry
 
 from refold.alerts import Notice, Notification, digest_of
 from refold.alerts.engine import Engine
@@ -23,6 +23,7 @@ from refold.alerts.samples import Target
 from refold.alerts.storage import Storage
 from refold.core.errors import Refused, ServiceUnavailable
 from refold.embedded import no_system, read_endpoints
+from refold.telemetry.metrics.exposition import Exposition, accepted_by
 from refold.wiring.http_server import serve
 from refold.wiring.service import Listener, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
@@ -155,15 +156,15 @@ def changes_of(path: Path) -> Callable[[], Rules | None]:
 
 def _application(registry: CollectorRegistry) -> Any:
     """Return the ASGI application: `/healthz`, `/readyz` and `/metrics`."""
-    metrics = make_asgi_app(registry)
+    exposition = Exposition(registry)
 
-    async def application(scope: Any, receive: Any, send: Any) -> None:
+    async def application(scope: Any, _: Any, send: Any) -> None:
+        status, body, media_type = 404, b"", "application/json"
         if scope["path"] == "/metrics":
-            await metrics(scope, receive, send)
-            return
-        is_known = scope["path"] in {"/healthz", "/readyz"}
-        status, body = (200, b'{"status":"alive"}') if is_known else (404, b"")
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            status, (body, media_type) = 200, await exposition.read(accepted_by(scope))
+        elif scope["path"] in {"/healthz", "/readyz"}:
+            status, body = 200, b'{"status":"alive"}'
+        headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

@@ -1,18 +1,45 @@
-"""FastStream's connection to NATS. Used by the services that are FastStream applications: projector and resolver."""
+"""FastStream's connection to NATS, and what NATS' monitoring says.
+
+Used by the services that are FastStream applications: projector and resolver.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import re
+from contextlib import suppress
 from typing import Final
+from urllib.parse import urlsplit
 
+import orjson
 from faststream.nats import NatsBroker
 from faststream.nats.security import NatsUserPassword
 
+from refold.embedded.process import http_get
+from refold.log.jetstream import JetStreamLog
 from refold.log.jetstream.connection import credentials_of
 from refold.wiring.servers import inbox_of
 
+LIMIT_SECONDS: Final = 30.0
+"""How often NATS' monitoring is asked for the server's limit."""
+
+_MONITOR_SECONDS: Final = 2.0
 _UNLIMITED: Final = -1
 _PING_SECONDS: Final = 5
+
+
+async def watch_storage_limit(log: JetStreamLog, monitor: str) -> None:
+    """Ask NATS' monitoring how many bytes its server may store, until cancelled: the log has no other bound."""
+    address = urlsplit(monitor)
+    assert address.hostname is not None
+    assert address.port is not None
+    while True:
+        with suppress(OSError, TimeoutError, orjson.JSONDecodeError, KeyError):
+            async with asyncio.timeout(_MONITOR_SECONDS):
+                _, body = await http_get(address.hostname, address.port, "/jsz")
+            log.server_limit_bytes = orjson.loads(body)["config"]["max_storage"]
+        # It is set when the server starts.
+        await asyncio.sleep(LIMIT_SECONDS)
 
 
 def broker_of(url: str) -> NatsBroker:

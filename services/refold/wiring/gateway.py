@@ -27,6 +27,7 @@ from refold.gateway.consistency import Consistency
 from refold.gateway.context import Context
 from refold.gateway.inflight import InFlightLimits
 from refold.gateway.live import Connections, LiveLimits
+from refold.gateway.ops import is_ready
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
 from refold.gateway.stores import StoreCollector, check_projectors
@@ -46,19 +47,16 @@ from refold.projector import FOLDING
 from refold.store.layers.cached import CachedReader
 from refold.store.layers.sources import ALL_PARTITIONS, Sources
 from refold.telemetry.logging import get_logger
-from refold.telemetry.metrics import (
-    BrokerMetrics,
-    CacheMetrics,
-    GatewayMetrics,
-    LiveMetrics,
-    ServiceMetrics,
-)
+from refold.telemetry.metrics.exposition import Exposition
+from refold.telemetry.metrics.gateway import CacheMetrics, GatewayMetrics, LiveMetrics
+from refold.telemetry.metrics.process import BrokerMetrics, ServiceMetrics
 from refold.wiring.gateway_stores import GatewayStores, opened_stores
 from refold.wiring.http_server import connections_max, serve
 from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import open_log
 from refold.wiring.service import Listener, collect_seldom, open_spans, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
+from refold.wiring.stores import NEWEST_MIGRATION
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
 IDS_DRAWN: Final = 256
@@ -75,7 +73,7 @@ async def run(settings: Settings) -> None:
     stop, listener = stop_on_signals(), Listener.choose(settings.http)
     collect_seldom()
     async with _traced_context(settings) as (context, feed):
-        metrics = ServiceMetrics(context.registry, __version__)
+        metrics = ServiceMetrics(context.registry, __version__, migration=NEWEST_MIGRATION)
         async with asyncio.TaskGroup() as tasks:
             catching_up = tasks.create_task(context.readiness.catch_up(), name="catch-up")
             background = [
@@ -85,6 +83,7 @@ async def run(settings: Settings) -> None:
                 tasks.create_task(context.live.run(), name="live"),
                 tasks.create_task(_release(context, stop), name="release"),
                 tasks.create_task(metrics.measure_loop_delay(), name="loop-delay"),
+                tasks.create_task(metrics.watch_readiness(partial(is_ready, context)), name="readiness"),
             ]
             # It usually takes milliseconds; then no read is refused at all.
             await asyncio.wait({catching_up}, timeout=READY_WAIT_SECONDS)
@@ -97,12 +96,12 @@ async def run(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _log_and_stores(
-    settings: Settings, sent_sequences: Callable[[], Sequence[int]]
+    settings: Settings, registry: CollectorRegistry, sent_sequences: Callable[[], Sequence[int]]
 ) -> AsyncIterator[tuple[JetStreamLog, GatewayStores]]:
     log = await open_log(settings.required("nats_url"), "refold-gateway")
     try:
         async with (
-            opened_stores(settings, log, (await log.info()).log_id, sent_sequences) as stores,
+            opened_stores(settings, log, (await log.info()).log_id, sent_sequences, registry) as stores,
             answering_profiles(log.client, "gateway", is_on=settings.profiling),
         ):
             yield log, stores
@@ -122,13 +121,15 @@ async def _traced_context(settings: Settings) -> AsyncIterator[tuple[Context, Fe
 
 @asynccontextmanager
 async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
-    async with _log_and_stores(settings, lambda: consistency.sequences) as (log, stores):
+    registry = CollectorRegistry()
+    async with _log_and_stores(settings, registry, lambda: consistency.sequences) as (log, stores):
         sources, newest = stores.sources, stores.newest
         reader = CachedReader(stores.reader, bytes_max=settings.cache_states_bytes)
         history, notices = History(reader), JetStreamNotices(log.client)
         consistency = Consistency(log, reader, notices, sources)
-        registry = _registry(log, reader, sources)
-        gateway_metrics = GatewayMetrics(registry)
+        _register(registry, log, reader, sources)
+        gateway_metrics = GatewayMetrics(registry, namespaces_max=settings.metric_namespaces_max)
+        log.observe_groups(gateway_metrics.append_batch_events.observe)
         outcomes = Outcomes(history.outcome, consistency, gateway_metrics.outcome_wait_seconds)
         new_id = _ids().__next__
         # No author can guess the subject on which outcomes come.
@@ -140,8 +141,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
         await notices.flush()
         await consistency.refresh()
         info = await log.info()
-        end_sequence = info.last_sequence
-        _refuse_hole(end_sequence, consistency.sequence)
+        _refuse_hole(end_sequence := info.last_sequence, consistency.sequence)
         if sources is not None:
             # A gateway before this one may have answered from any of it.
             sources.require(end_sequence, ALL_PARTITIONS)
@@ -171,6 +171,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             versions=ChainMap(stores.versions, _versions(log)),
             metrics=gateway_metrics,
             registry=registry,
+            exposition=Exposition(registry),
             new_id=new_id,
             timer=time.perf_counter,
             wait_seconds=settings.wait_seconds,
@@ -192,14 +193,14 @@ def _versions(log: JetStreamLog) -> dict[str, str | None]:
     return {"refold": __version__, "nats": log.client.server_info["version"]}
 
 
-def _registry(log: JetStreamLog, reader: CachedReader, sources: Sources | None) -> CollectorRegistry:
-    """Return a registry with the metrics of the connection to NATS, of the cache and of several stores."""
-    registry = CollectorRegistry()
+def _register(
+    registry: CollectorRegistry, log: JetStreamLog, reader: CachedReader, sources: Sources | None
+) -> None:
+    """Add the metrics of the connection to NATS, of the cache and of several stores."""
     BrokerMetrics(registry, lambda: (log.client.is_connected, log.client.reconnects))
     CacheMetrics(registry, {"states": lambda: reader.counts})
     if sources is not None:
         registry.register(StoreCollector(sources))
-    return registry
 
 
 def _in_flight_limits(settings: Settings) -> InFlightLimits:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from prometheus_client import CollectorRegistry
+
 from refold.core.errors import StoreError, TimedOut, raising_first
 from refold.gateway.inflight import waiting
 from refold.history.replayed import whole_history
@@ -20,8 +22,10 @@ from refold.log.jetstream import JetStreamLog
 from refold.store.keyed import KeyedStore
 from refold.store.layers.breaker import Breaker
 from refold.store.layers.fallback import FallbackReader
+from refold.store.layers.measured import measured
 from refold.store.layers.sources import READ_RETRIES, Source, Sources
 from refold.store.ports import Reader
+from refold.telemetry.metrics.store import StoreMetrics
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl
 from refold.wiring.stores import open_store, open_when_there, store_urls
@@ -52,20 +56,26 @@ class GatewayStores:
 
 @asynccontextmanager
 async def opened_stores(
-    settings: Settings, log: JetStreamLog, log_id: str, sent_sequences: Callable[[], Sequence[int]]
+    settings: Settings,
+    log: JetStreamLog,
+    log_id: str,
+    sent_sequences: Callable[[], Sequence[int]],
+    registry: CollectorRegistry,
 ) -> AsyncIterator[GatewayStores]:
     """Open the stores, at least one of them. None is read that has lost commits, until they are folded again.
 
     `sent_sequences` returns what an only store must have folded, by partition.
     """
     urls = store_urls(settings)
+    metrics = StoreMetrics(registry, are_several=len(urls) > 1)
     if len(urls) > 1:
-        async with _several(urls, settings, log, log_id) as stores:
+        async with _several(urls, settings, log, log_id, metrics) as stores:
             yield stores
         return
     store = await open_store(urls[0], settings, log_id)
     try:
         store.refuse_stale(sent_sequences, partial(end_sequence, log))
+        measured(store, *metrics.watch(urls[0].name, lambda: store.connections))
         reader = whole_history(log, store)
         versions: dict[str, str | None] = {urls[0].name: await store.server_version()}
         yield GatewayStores(reader=reader, newest=reader, versions=versions, keyed=[store])
@@ -75,7 +85,7 @@ async def opened_stores(
 
 @asynccontextmanager
 async def _several(
-    urls: Sequence[StoreUrl], settings: Settings, log: JetStreamLog, log_id: str
+    urls: Sequence[StoreUrl], settings: Settings, log: JetStreamLog, log_id: str, metrics: StoreMetrics
 ) -> AsyncIterator[GatewayStores]:
     clock = asyncio.get_running_loop().time
     made = [
@@ -98,6 +108,7 @@ async def _several(
             stores.versions[url.name] = await store.server_version()
         # A store is compared with its own positions, whatever the others have.
         store.refuse_stale(lambda: source.sequences, partial(end_sequence, log))
+        measured(store, *metrics.watch(url.name, lambda: store.connections))
         source.reader, source.problem = whole_history(log, store), None
         sources.wake()
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.nats import NatsBroker
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import CollectorRegistry
 
 from refold import __version__
 from refold.core import json_text
@@ -29,15 +29,26 @@ from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import Supervisor, lease_of
 from refold.store.keyed import KeyedStore
-from refold.telemetry.metrics import BrokerMetrics, ProjectorMetrics, ServiceMetrics
-from refold.wiring.broker import broker_of
+from refold.store.layers.measured import measured
+from refold.telemetry.metrics.exposition import Exposition, accepted_by
+from refold.telemetry.metrics.process import BrokerMetrics, ServiceMetrics
+from refold.telemetry.metrics.projector import ProjectorMetrics
+from refold.telemetry.metrics.store import StoreMetrics
+from refold.wiring.broker import broker_of, watch_storage_limit
 from refold.wiring.http_server import serve
 from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import broker_clock, connect_to, make_log, open_log, projection_traces
 from refold.wiring.service import Listener, collect_seldom, open_spans, stop_on_signals, unless_stopped
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import ConnectedStore, open_store, open_when_there, projected_store, store_urls
+from refold.wiring.stores import (
+    NEWEST_MIGRATION,
+    ConnectedStore,
+    open_store,
+    open_when_there,
+    projected_store,
+    store_urls,
+)
 
 
 async def run(settings: Settings) -> None:
@@ -56,7 +67,8 @@ async def run(settings: Settings) -> None:
         view = partial(view_of, supervisor, store)
         service = create_service(supervisor, broker_of(url), registry, view=view, when_ended=stop.set)
         seconds = settings.http_idle_seconds
-        metrics = ServiceMetrics(registry, __version__)
+        metrics = ServiceMetrics(registry, __version__, migration=NEWEST_MIGRATION)
+        metrics.ready.set_function(lambda: supervisor.stage in FOLDING)
         measuring = asyncio.create_task(metrics.measure_loop_delay(), name="loop-delay")
         stack.callback(measuring.cancel)
         async with service.start_lifespan_context():
@@ -85,9 +97,14 @@ async def _ports(
         log = await open_log(settings.required("nats_url"), "refold-projector")
         stack.push_async_callback(log.close)
         BrokerMetrics(registry, lambda: (log.client.is_connected, log.client.reconnects))
+        if settings.nats_monitor is not None:
+            asking = asyncio.create_task(watch_storage_limit(log, settings.nats_monitor), name="log-limit")
+            stack.callback(asking.cancel)
         chosen, stores = projected_store(settings), store_urls(settings)
         store = await _open_store(chosen, settings, (await log.info()).log_id, is_waited_for=len(stores) > 1)
         stack.push_async_callback(store.close)
+        metrics = StoreMetrics(registry, are_several=len(stores) > 1)
+        measured(store, *metrics.watch(chosen.name, lambda: store.connections))
         reply_url = settings.required("nats_url" if settings.nats_reply_url is None else "nats_reply_url")
         replies = JetStreamNotices(await connect_to(reply_url, "refold-replies"))
         stack.push_async_callback(replies.close)
@@ -96,7 +113,7 @@ async def _ports(
             store=store,
             notices=JetStreamNotices(log.client),
             replies=replies,
-            metrics=ProjectorMetrics(registry),
+            metrics=ProjectorMetrics(registry, namespaces_max=settings.metric_namespaces_max),
             broker_now=broker_clock((await log.info()).time),
             timer=time.perf_counter,
             shard=settings.shard,
@@ -129,6 +146,7 @@ def create_service(
     """Return the ASGI application. `when_ended` is called when the supervisor ends, whatever the reason."""
 
     answer_control(broker, view)
+    exposition = Exposition(registry)
 
     @get
     async def healthz(_: Any) -> AsgiResponse:
@@ -137,6 +155,11 @@ def create_service(
     @get
     async def readyz(_: Any) -> AsgiResponse:
         return _json(200 if supervisor.stage in FOLDING else 503, view())
+
+    @get
+    async def metrics(scope: Any) -> AsgiResponse:
+        body, media_type = await exposition.read(accepted_by(scope))
+        return AsgiResponse(body, 200, headers={"content-type": media_type})
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -154,7 +177,7 @@ def create_service(
     routes: list[tuple[str, Any]] = [
         ("/healthz", healthz),
         ("/readyz", readyz),
-        ("/metrics", make_asgi_app(registry)),
+        ("/metrics", metrics),
     ]
     return AsgiFastStream(broker, logger=None, lifespan=lifespan, asgi_routes=routes)
 

@@ -90,6 +90,7 @@ class Servers:
         stores = " ".join(store.text if store.url else self._url_of(store) for store in own_stores(settings))
         given = {
             "nats_url": SecretStr(self.nats.url("projector")),
+            "nats_monitor": self.nats.monitor,
             "postgres_url": SecretStr(self.postgres.dsn) if self.postgres else None,
             "stores": SecretStr(stores),
         }

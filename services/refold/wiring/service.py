@@ -26,7 +26,7 @@ from refold.core.errors import RefoldError, Refused
 from refold.embedded.process import LOOPBACK, Command, Process, choose_port
 from refold.telemetry import instance
 from refold.telemetry.logging import configure, get_logger
-from refold.telemetry.metrics import SpanMetrics
+from refold.telemetry.metrics.process import SpanMetrics
 from refold.telemetry.tracing import Spans
 from refold.wiring.settings import Settings, environment_without, load, split_address, unknown_variables
 

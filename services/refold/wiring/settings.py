@@ -30,6 +30,7 @@ from refold.store import STATE_LAG_BYTES, STATE_LAG_SECONDS
 from refold.store.layers import COMPRESSED_BYTES_MIN, COMPRESSION_PATTERN, COMPRESSION_RULE
 from refold.store.layers.cached import CACHE_STATES_BYTES
 from refold.telemetry import HIDDEN, redacted_text
+from refold.telemetry.metrics import NAMESPACES_MAX
 from refold.wiring.store_url import check_address, read_stores
 
 PREFIX: Final = "REFOLD_"
@@ -245,6 +246,10 @@ class Settings(BaseSettings):
     """Where traces are sent by OTLP over HTTP, such as http://127.0.0.1:4318; needs the extra `refold[otel]`."""
     trace_ratio: float = Field(0.01, ge=0, le=1)
     """Share of the requests that are traced of those that bring no trace context; others are as their callers say."""
+    metric_namespaces_max: int = Field(NAMESPACES_MAX, ge=1, le=1_000)
+    """Namespaces that a process names in its metrics, the first that it meets; the others share the label `_other`."""
+    nats_monitor: str | None = Field(None, pattern=r"^http://[^/\s@?#]+:\d+$")
+    """NATS' monitoring, such as http://127.0.0.1:8222, which knows how large the log may become."""
     profiling: bool = False
     """Let the administrator make CPU profiles of a running service (`refold profile`)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

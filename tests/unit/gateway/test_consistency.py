@@ -17,7 +17,7 @@ from refold.gateway import outcomes as outcomes_module
 from refold.gateway.consistency import Consistency
 from refold.gateway.outcomes import Outcomes
 from refold.log.memory import MemoryLog, MemoryNotices
-from refold.telemetry.metrics import GatewayMetrics
+from refold.telemetry.metrics.gateway import GatewayMetrics
 
 
 class Store:

@@ -7,22 +7,21 @@ from functools import partial
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from refold.telemetry.metrics import (
-    NAMESPACES_MAX,
-    CacheMetrics,
-    GatewayMetrics,
-    LiveMetrics,
-    ProjectorMetrics,
-    ServiceMetrics,
-    SpanMetrics,
-    described_metrics,
-)
+from refold.core.document import Status
+from refold.telemetry.metrics import NAMESPACES_MAX, described_metrics
+from refold.telemetry.metrics.gateway import CacheMetrics, GatewayMetrics, LiveMetrics
+from refold.telemetry.metrics.process import ServiceMetrics, SpanMetrics
+from refold.telemetry.metrics.projector import ProjectorMetrics
+from refold.telemetry.metrics.store import StoreMetrics
 
 DESCRIBED = {each["name"]: each for each in described_metrics()}
-VERSIONED = partial(ServiceMetrics, version="1.2.3")
+VERSIONED = partial(ServiceMetrics, version="1.2.3", migration=7)
+SEVERAL = partial(StoreMetrics, are_several=True)
 
 
-@pytest.mark.parametrize("metrics", [VERSIONED, ProjectorMetrics, GatewayMetrics, LiveMetrics, SpanMetrics])
+@pytest.mark.parametrize(
+    "metrics", [VERSIONED, ProjectorMetrics, GatewayMetrics, LiveMetrics, SpanMetrics, SEVERAL]
+)
 def test_every_metric_has_the_labels_of_its_description(metrics):
     made = [it for it in vars(metrics(CollectorRegistry())).values() if hasattr(it, "_labelnames")]
     assert made
@@ -43,7 +42,7 @@ def test_names_follow_the_conventions_of_prometheus(name):
 def test_the_build_is_exposed_as_labels():
     registry = CollectorRegistry()
     VERSIONED(registry)
-    labels = {"version": "1.2.3", "fold_newest": "2"}
+    labels = {"version": "1.2.3", "fold_newest": "2", "migration": "7"}
     assert registry.get_sample_value("refold_build_info", labels) == 1
 
 
@@ -63,17 +62,27 @@ def test_the_labels_of_conflicts_are_bounded():
     registry = CollectorRegistry()
     metrics = ProjectorMetrics(registry)
     for number in range(2 * NAMESPACES_MAX):
-        metrics.count_conflict(f"n{number}", f"custom:{number}", "rejected")
+        metrics.count_conflict(1, f"n{number}", f"custom:{number}", "rejected")
     counted = generate_latest(registry)
     assert counted.count(b"refold_conflicts_total{") == NAMESPACES_MAX + 1
     labels = b'{namespace="_other",status="rejected",strategy="custom"}'
-    assert b"refold_conflicts_total%b 100.0" % labels in counted
+    assert b"refold_conflicts_total%b 50.0" % labels in counted
 
 
-def test_folded_events_are_counted_under_the_documented_name():
+def test_what_is_folded_again_is_not_counted_again():
     registry = CollectorRegistry()
-    ProjectorMetrics(registry).events_folded.labels(outcome="applied").inc()
-    assert b'refold_events_folded_total{outcome="applied"} 1.0' in generate_latest(registry)
+    metrics = ProjectorMetrics(registry)
+    for read_sequence in (2, 2, 3):
+        metrics.tally("n")[Status.applied] += 1
+        metrics.tally("")[Status.rejected] += 1
+        metrics.count_conflict(read_sequence, "n", "diff3", "merged")
+        assert metrics.count_folded(read_sequence, [("", "bad_name")]) == 1
+    value = registry.get_sample_value
+    assert value("refold_events_folded_total", {"namespace": "n", "outcome": "applied"}) == 2
+    assert value("refold_events_folded_total", {"namespace": "_other", "outcome": "rejected"}) == 2
+    assert value("refold_events_rejected_total", {"namespace": "_other", "reason": "bad_name"}) == 2
+    conflicts = {"namespace": "n", "strategy": "diff3", "status": "merged"}
+    assert value("refold_conflicts_total", conflicts) == 2
 
 
 def test_caches_are_counted_under_the_documented_names():

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from refold.telemetry import otlp
-from refold.telemetry.metrics import SpanMetrics
+from refold.telemetry.metrics.process import SpanMetrics
 from refold.telemetry.otlp import SPANS_WAITING_MAX, OtlpSpans
 from refold.telemetry.tracing import Span, SpanContext
 from support.collector import collecting

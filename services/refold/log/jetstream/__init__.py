@@ -32,7 +32,7 @@ from refold.log import (
     Unknown,
     foreign_prefixes,
 )
-from refold.log.jetstream.api import stored_outlines, stored_record, stream_info
+from refold.log.jetstream.api import replicas_of, stored_outlines, stored_record, stream_info
 from refold.log.jetstream.append import ACKNOWLEDGE_SECONDS, Appender
 from refold.log.jetstream.client import DEFAULT_INBOX_PREFIX, Client, connect
 from refold.log.jetstream.consume import read_log
@@ -57,6 +57,8 @@ class JetStreamLog:
         self.client = client
         self._log_id = log_id
         self._appender = Appender(client, acknowledge_seconds=acknowledge_seconds)
+        self.server_limit_bytes: int | None = None
+        """Bytes that the server may store, where that is known."""
 
     @classmethod
     async def open(
@@ -85,8 +87,14 @@ class JetStreamLog:
             last_sequence=state["last_seq"],
             time=parse_rfc3339(info["ts"], "ts"),
             bytes=state["bytes"],
-            limit_bytes=bytes_max if bytes_max > 0 else None,
+            limit_bytes=bytes_max if bytes_max > 0 else self.server_limit_bytes,
+            subjects=state.get("num_subjects", 0),
+            replicas=replicas_of(info.get("cluster") or {}),
         )
+
+    def observe_groups(self, observe: Callable[[int], object]) -> None:
+        """Call `observe` with the number of events of each group that is sent."""
+        self._appender.observe_group = observe
 
     def append(self, publication: Publication) -> Coroutine[Any, Any, Acknowledgement]:
         return self._appender.append(publication)

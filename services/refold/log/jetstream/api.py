@@ -15,7 +15,7 @@ import orjson
 from refold.core.errors import LogError, LogFull, LogHole, LogMissing, LogUnavailable
 from refold.core.stream import Record
 from refold.core.timestamp import parse_rfc3339
-from refold.log import OUTLINES_BYTES_MAX, OUTLINES_MAX, Outline
+from refold.log import OUTLINES_BYTES_MAX, OUTLINES_MAX, Outline, Replicas
 from refold.log.jetstream.client import REQUEST_SECONDS, Client, Reply
 from refold.log.jetstream.protocol import header_lines, message_frame
 
@@ -74,6 +74,15 @@ async def stream_info(client: Client, **options: bool) -> dict[str, Any]:
             "there is no log; a projector that has the administrator's address creates it when it starts"
         )
         raise LogMissing(message, stream=STREAM) from error
+
+
+def replicas_of(cluster: dict[str, Any]) -> Replicas:
+    """Read what the broker says of the servers that store the log: its leader has all of it, if there is one."""
+    leader, replicas = cluster.get("leader", ""), cluster.get("replicas") or []
+    offline = sum(bool(each.get("offline")) for each in replicas)
+    current = sum(bool(each.get("current")) and not each.get("offline") for each in replicas)
+    lagging = len(replicas) - current - offline
+    return Replicas(current + bool(leader or not replicas), lagging, offline, leader)
 
 
 async def stored_record(client: Client, **which: int | str) -> Record | None:

@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
@@ -75,6 +75,8 @@ class Appender:
         self._refusal = BatchRefused()
         self._progress = asyncio.Event()
         self._forget = client.on_disconnect(self._fail_all)
+        self.observe_group: Callable[[int], object] = _not_observed
+        """Called with the number of events of each group that is sent."""
 
     async def append(self, publication: Publication) -> Acknowledgement:
         """Append one event, as `EventLog.append` says."""
@@ -135,6 +137,7 @@ class Appender:
     def _send(self, group: Group) -> None:
         sent = _InFlight(subjects=group.subjects, events=group.events, is_batch=group.is_batch)
         self._in_flight.append(sent)
+        self.observe_group(sent.events)
         if self._timer is None:
             self._start_timer()
         frames = (self._batch if sent.is_batch else self._singles)(sent, group.appends)
@@ -311,6 +314,10 @@ class BatchCost:
             return
         self._was_batch = is_batch
         self._groups += 1
+
+
+def _not_observed(_: int) -> None:
+    """Do nothing."""
 
 
 def _event(publication: Publication, headers: bytes) -> Event:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from refold.core.document import Document
 from refold.core.stream import Checkpoint
-from refold.store import SHARD_LEASE_SECONDS, Commit, Key
+from refold.store import SHARD_LEASE_SECONDS, Commit, Connections, Key
 from refold.store.keyed import CommitKey
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
@@ -132,16 +132,19 @@ class PostgresStore(PostgresLatest, PostgresHistory, PostgresKeyed):
         async with self._pool.lend() as connection:
             return await load_documents(connection, keys, self._rows)
 
-    async def commit(self, commit: Commit) -> None:
+    async def commit(self, commit: Commit) -> str:
         """Write all of it in one transaction; once a second it also waits for the disk."""
         try:
             async with self._lease.connection() as connection:
                 started_at = self._timer()
                 is_synchronous = started_at - self._synchronous_at >= STORE_SYNC_SECONDS
                 fence = Fence(self._epoch, await self._key.prepare(self))
-                await write_commit(connection, commit, fence, self._rows, is_synchronous=is_synchronous)
+                kind = await write_commit(
+                    connection, commit, fence, self._rows, is_synchronous=is_synchronous
+                )
                 if is_synchronous:
                     self._synchronous_at = started_at
+                return kind
         except BaseException:
             self.flusher.forget()
             raise
@@ -166,11 +169,15 @@ class PostgresStore(PostgresLatest, PostgresHistory, PostgresKeyed):
     def flush_seconds(self) -> float:
         return self.flusher.seconds
 
-    async def flush_states(self, *, is_final: bool = False) -> None:
-        await self.flusher.flush(is_final=is_final)
+    async def flush_states(self, *, is_final: bool = False) -> int:
+        return await self.flusher.flush(is_final=is_final)
 
     def read_snapshot(self) -> AbstractAsyncContextManager[ReadSnapshot]:
         return hold_read_snapshot(self._pool, self._rows)
+
+    @property
+    def connections(self) -> Connections:
+        return self._pool.connections
 
     async def server_version(self) -> str:
         async with self._pool.lend() as connection:

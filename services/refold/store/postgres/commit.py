@@ -15,7 +15,15 @@ from uuid import UUID
 
 from refold.core.errors import FenceLost, StoreDamaged, StoreError
 from refold.core.history import Entry
-from refold.store import ClosedPage, Commit, DocumentWrite, Key, Resolution, damaged, reading_stored
+from refold.store import (
+    ClosedPage,
+    Commit,
+    DocumentWrite,
+    Key,
+    Resolution,
+    damaged,
+    reading_stored,
+)
 from refold.store.ports import StoredPage
 from refold.store.postgres.pool import (
     SQL,
@@ -54,16 +62,17 @@ class Fence(NamedTuple):
 
 async def write_commit(
     connection: Connection, commit: Commit, fence: Fence, rows: Rows, *, is_synchronous: bool
-) -> None:
-    """Write all of it or nothing. Raises `FenceLost`, and what `transaction` and `single_statement` raise."""
+) -> str:
+    """Write all of it or nothing; return how. Raises `FenceLost`, and as `transaction` and `single_statement`."""
     with _naming_lost_rows():
         try:
-            await _write_at_once(connection, commit, fence, rows, is_synchronous=is_synchronous)
+            return await _write_at_once(connection, commit, fence, rows, is_synchronous=is_synchronous)
         except FenceLost:
             # The partitions may have belonged to other shards until now.
             async with transaction(connection), ended_when_lost(connection):
                 await _regroup(connection, commit)
                 await _write_parts(connection, commit, fence, rows, is_synchronous=is_synchronous)
+            return _in_parts(is_synchronous=is_synchronous)
 
 
 class PostgresOpenCommit:
@@ -108,13 +117,18 @@ def _naming_lost_rows() -> Iterator[None]:
 
 async def _write_at_once(
     connection: Connection, commit: Commit, fence: Fence, rows: Rows, *, is_synchronous: bool
-) -> None:
+) -> str:
     if is_synchronous or commit.rejections or commit.resolutions or not _are_few(commit):
         async with transaction(connection), ended_when_lost(connection):
             await _write_parts(connection, commit, fence, rows, is_synchronous=is_synchronous)
-    else:
-        async with single_statement(connection):
-            await _write(connection, commit, fence, commit.documents, rows)
+        return _in_parts(is_synchronous=is_synchronous)
+    async with single_statement(connection):
+        await _write(connection, commit, fence, commit.documents, rows)
+    return "single"
+
+
+def _in_parts(*, is_synchronous: bool) -> str:
+    return "sync" if is_synchronous else "copy"
 
 
 async def _write_parts(

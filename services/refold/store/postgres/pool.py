@@ -21,6 +21,7 @@ from refold.core.errors import (
     StoreUnavailable,
     TimedOut,
 )
+from refold.store import Connections
 from refold.store.sql import statements_of
 from refold.store.stale import StaleCheck
 
@@ -128,6 +129,14 @@ class Pool:
                 yield connection
             finally:
                 await self._pool.release(connection)
+
+    @property
+    def connections(self) -> Connections:
+        """Count those that are lent, that are open besides, and that there may be."""
+        size = idle = 0
+        if self._pool is not None:
+            size, idle = self._pool.get_size(), self._pool.get_idle_size()
+        return Connections(size - idle, idle, self._size)
 
     async def connect(self, *, reads_all: bool = False) -> asyncpg.Connection[Row]:
         """Make a connection outside the pool, set for commits; `reads_all`: for whole tables, not row by row."""

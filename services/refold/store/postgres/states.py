@@ -163,9 +163,12 @@ class StateFlusher:
         """Forget all that was written: a commit failed, so the rows may not hold it."""
         self._written_at.clear()
 
-    async def flush(self, *, is_final: bool = False) -> None:
-        """Write the states that are due; all, if this is the last call. Raises `FenceLost` without the lease."""
-        after = _BEFORE_ALL
+    async def flush(self, *, is_final: bool = False) -> int:
+        """Write the states that are due; all, if this is the last call; return how many are left out still.
+
+        Raises `FenceLost` without the lease.
+        """
+        after, left = _BEFORE_ALL, 0
         while keys := await self.outdated(after=after, limit=_KEYS_MAX):
             for key in keys:
                 if is_final or self._is_older(key, _FLUSHED_AFTER):
@@ -173,7 +176,10 @@ class StateFlusher:
                     # A commit may have deleted the document meanwhile: only a row with a state is remembered.
                     if key in self._written_at:
                         self._remember(key)
+                else:
+                    left += 1
             after = keys[-1]
+        return left
 
     async def outdated(self, *, after: Key = _BEFORE_ALL, limit: int = _KEYS_MAX) -> list[Key]:
         """List documents whose row's state is older than the row, in order, after a name."""

@@ -14,7 +14,15 @@ from typing import Final, Self
 from refold.core.document import Document
 from refold.core.errors import FenceLost, StoreUnavailable
 from refold.core.stream import Checkpoint
-from refold.store import ROW_MISSING, SHARD_LEASE_SECONDS, ClosedPage, Commit, Key, damaged
+from refold.store import (
+    ROW_MISSING,
+    SHARD_LEASE_SECONDS,
+    ClosedPage,
+    Commit,
+    Connections,
+    Key,
+    damaged,
+)
 from refold.store.keyed import CommitKey
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
@@ -117,11 +125,12 @@ class RedisStore(RedisHistory, RedisKeyed):
             found += await self._load(asked[at : at + LOAD_DOCUMENTS_MAX])
         return found
 
-    async def commit(self, commit: Commit) -> None:
+    async def commit(self, commit: Commit) -> str:
         """Write all of it in one transaction, which also renews the lease."""
         async with self._lease.connection() as connection:
             key = await self._key.prepare(self)
             await self._commits.write(connection, commit, key, self._lease.token, self._lease.renewal)
+        return "single"
 
     @asynccontextmanager
     async def open_commit(self) -> AsyncIterator[OpenCommit]:
@@ -153,6 +162,10 @@ class RedisStore(RedisHistory, RedisKeyed):
     ) -> None:
         self._pool.stale.require(sent_sequences, end_sequence)
 
+    @property
+    def connections(self) -> Connections:
+        return self._pool.connections
+
     async def server_version(self) -> str:
         (info,) = await self._pool.run(("INFO", "server"))
         versions = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
@@ -167,8 +180,9 @@ class RedisStore(RedisHistory, RedisKeyed):
         """Want every state: a value is replaced as a whole."""
         return True
 
-    async def flush_states(self, *, is_final: bool = False) -> None:
+    async def flush_states(self, *, is_final: bool = False) -> int:  # noqa: ARG002
         """Do nothing: no state is left out."""
+        return 0
 
     async def close(self) -> None:
         """Release the lease first, then the readers."""

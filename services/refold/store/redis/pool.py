@@ -20,6 +20,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from refold.core.errors import StoreDamaged, StoreDiffers, StoreError, StoreFull, StoreUnavailable, TimedOut
+from refold.store import Connections
 from refold.store.stale import StaleCheck
 
 STORE_CONNECT_SECONDS: Final = 10.0
@@ -74,6 +75,7 @@ class Pool:
             raise StoreDiffers("the address of Redis cannot be read", cause=str(error)) from error
         # In the order of their requests: the driver's own wait lets a loop of reads overtake all others.
         self._free = asyncio.Semaphore(size)
+        self._size, self._used = size, 0
         self.stale = StaleCheck()
         self.read_folded: Callable[[Connection], Awaitable[Mapping[int, int]]] = _nothing_folded
         self._checked: WeakSet[AbstractConnection] = WeakSet()
@@ -95,11 +97,19 @@ class Pool:
                 await self._free.acquire()
         except TimeoutError as error:
             raise StoreUnavailable("no connection to Redis was free in time") from error
+        self._used += 1
         try:
             async with self._connection() as connection:
                 yield connection
         finally:
+            self._used -= 1
             self._free.release()
+
+    @property
+    def connections(self) -> Connections:
+        """Count those that are lent, that are open besides, and that there may be."""
+        idle = sum(each.is_connected for each in self._checked) - self._used
+        return Connections(self._used, max(0, idle), self._size)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:

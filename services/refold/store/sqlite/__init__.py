@@ -18,7 +18,7 @@ from typing import Final, Self
 from refold.core.document import Document
 from refold.core.errors import FenceLost, StoreUnavailable
 from refold.core.stream import Checkpoint
-from refold.store import SHARD_LEASE_SECONDS, ClosedPage, Commit, Key
+from refold.store import SHARD_LEASE_SECONDS, ClosedPage, Commit, Connections, Key
 from refold.store.keyed import CommitKey
 from refold.store.layers import RowCodec
 from refold.store.layers.compression import Compression
@@ -133,7 +133,7 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
             return []
         return await self._pool.scan(lambda connection: load_documents(connection, keys, self._rows))
 
-    async def commit(self, commit: Commit) -> None:
+    async def commit(self, commit: Commit) -> str:
         """Write all of it in one transaction; once a second it also waits for the disk."""
         async with self._committing:
             self._lease.check()
@@ -143,6 +143,7 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
             await self._pool.write(partial(self._commit, commit, key, is_synchronous=is_synchronous))
             if is_synchronous:
                 self._synchronous_at = started_at
+            return "sync" if is_synchronous else "single"
 
     @asynccontextmanager
     async def open_commit(self) -> AsyncIterator[OpenCommit]:
@@ -160,8 +161,9 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
         """Want every state: a row is overwritten in place."""
         return True
 
-    async def flush_states(self, *, is_final: bool = False) -> None:
+    async def flush_states(self, *, is_final: bool = False) -> int:  # noqa: ARG002
         """Do nothing: no state is left out."""
+        return 0
 
     def refuse_stale(
         self,
@@ -170,6 +172,10 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
     ) -> None:
         """Check another file in the place of the one that was read; a crash of the machine ends its readers too."""
         self._pool.stale.require(sent_sequences, end_sequence)
+
+    @property
+    def connections(self) -> Connections:
+        return self._pool.scans
 
     async def server_version(self) -> str:
         return VERSION

@@ -27,6 +27,7 @@ from refold.core.errors import (
     TimedOut,
 )
 from refold.core.stream import PARTITIONS
+from refold.store import Connections
 from refold.store.sql import statements_of
 from refold.store.stale import StaleCheck
 
@@ -109,6 +110,7 @@ class Pool:
         self._writer = _Kept(path, STORE_WRITE_WAIT_SECONDS)
         self._scanning = threading.local()
         self._scanners: list[_Kept] = []
+        self._scans_running = 0
         self._scans = ThreadPoolExecutor(STORE_SCANS_MAX, "refold-scan")
         self._writes = ThreadPoolExecutor(1, "refold-write")
 
@@ -133,7 +135,19 @@ class Pool:
     async def scan(self, read: Callable[[Connection], T]) -> T:
         """Read in a thread, in one consistent view."""
         file = await self._file()
-        return await asyncio.get_running_loop().run_in_executor(self._scans, partial(self._scan, read, file))
+        self._scans_running += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._scans, partial(self._scan, read, file)
+            )
+        finally:
+            self._scans_running -= 1
+
+    @property
+    def scans(self) -> Connections:
+        """Count the threads that read: other reads are in the event loop, and wait for none."""
+        used = min(self._scans_running, STORE_SCANS_MAX)
+        return Connections(used, STORE_SCANS_MAX - used, STORE_SCANS_MAX)
 
     async def write(self, write: Callable[[Connection], T]) -> T:
         """Call in the writer's thread, one at a time."""
