@@ -130,7 +130,7 @@ async def test_the_events_of_one_request_share_its_trace_and_a_commit_of_several
         assert answer.text.count('"applied"') == 100
         spans = collector.until(f"{TRACE[1:]}0", "send STATE", *EVENT_SPANS * 2)
     processes = {span.id for span in spans if span.name == "process STATE"}
-    root = next(span for span in collector.spans if processes.intersection(span.links))
+    root = collector.linked_to(processes)
     assert (root.name, root.parent) == ("commit", "")
     assert 2 <= len(root.links) <= 64
     (sent,) = [span for span in spans if span.name == "send STATE"]

@@ -53,6 +53,14 @@ class Collector:
             time.sleep(LOOK_SECONDS)
         return self.of(trace)
 
+    def linked_to(self, ids: set[str]) -> Received:
+        """Wait for a span with a link to one of these."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not (found := [span for span in self.spans if ids.intersection(span.links)]):
+            assert time.monotonic() < deadline, "nothing is linked"
+            time.sleep(LOOK_SECONDS)
+        return found[0]
+
     def take(self, body: bytes) -> None:
         """Keep the spans of one request."""
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
