@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import httpx
 import orjson
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from refold.client import Refold
 from refold.embedded.postgres import PostgresServer
@@ -68,14 +69,18 @@ async def test_a_put_is_one_trace_with_the_parents_of_the_table(traced: System, 
     author = await connect_to(traced.nats.url("author"), "test")
     changes = await heard(author, f"change.{namespace}.d")
     async with Refold(traced.url) as refold:
-        written = await refold.put(namespace, "d", {"n": 1})
+        with TracerProvider().get_tracer("test").start_as_current_span("a program") as program:
+            written = await refold.put(namespace, "d", {"n": 1})
         again = await refold.put(namespace, "d", {"n": 2})
+        update = await anext(aiter(refold.watch(namespace, "d", after=1)))
     async with asyncio.timeout(DEADLINE_SECONDS):
         (headers, _), (other_headers, _) = await changes.get(), await changes.get()
     await author.close()
     trace, process = parent_in(headers)
+    caller = program.get_span_context()
+    assert trace == f"{caller.trace_id:032x}"
     spans = collector.until(trace, REQUEST, "send STATE", "wait", *EVENT_SPANS)
-    assert tree(spans) == WHOLE
+    assert tree(spans) == {**WHOLE, f"{REQUEST} SERVER": f"{caller.span_id:016x}"}
     assert len(spans) == len(WHOLE)
     by_name = {span.name: span for span in spans}
     assert by_name["process STATE"].id == process
@@ -87,9 +92,13 @@ async def test_a_put_is_one_trace_with_the_parents_of_the_table(traced: System, 
     assert (request["http.response.status_code"], request["refold.outcome"]) == (201, "applied")
     assert by_name["wait"].attributes["refold.wait.how"] == "notice"
     assert all(span.began_at <= span.ended_at for span in spans)
+    assert (again.version, update.version) == (2, 2)
     other, _ = parent_in(other_headers)
-    assert other != trace
-    assert again.version == 2
+    others = collector.until(other, REQUEST, "send STATE", "wait", *EVENT_SPANS)
+    assert tree(others) == WHOLE, "without a span of the program, the gateway begins the trace"
+    about = {span.trace for span in collector.spans if span.attributes.get("refold.namespace") == namespace}
+    reads = {span.trace for span in collector.spans if span.name.startswith("GET ")}
+    assert about - reads == {trace, other}
 
 
 async def test_a_raw_event_goes_on_with_its_authors_trace(traced: System, collector: Collector) -> None:

@@ -76,6 +76,9 @@ class Refold(Reader, AbstractAsyncContextManager["Refold"]):
         `retry_seconds` (0: never), so that it takes effect once; a repeated one is answered as `duplicate`. The
         error raised at the end names the id: the write may have taken effect.
 
+        Where the program has a current span of OpenTelemetry, requests carry its context, so that its trace goes on
+        through the service.
+
         `trace` is called with a line about each answer.
         """
         super().__init__(Transport(url, timeout_seconds=timeout_seconds, trace=trace))

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, suppress
+from contextvars import copy_context
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
@@ -127,7 +128,8 @@ class Refold(AbstractContextManager["Refold"]):
                 "an event loop runs in this thread: use `from refold.client import Refold` and await its methods"
             )
         with self.lock:
-            return self.runner.run(call())
+            # Such as the current span of a trace.
+            return self.runner.run(call(), context=copy_context())
 
     def close(self) -> None:
         """Close the connections."""

@@ -6,6 +6,7 @@ Only `refold.client` may use it.
 from __future__ import annotations
 
 import asyncio
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -34,6 +35,9 @@ RETRY_SECONDS: Final = 15.0
 RETRY_PAUSE_SECONDS: Final = 0.1
 RETRY_PAUSE_SECONDS_MAX: Final = 2.0
 """Unanswered writes are sent again for `RETRY_SECONDS`; the pause between two tries doubles up to the maximum."""
+
+TRACESTATE_BYTES_MAX: Final = 512
+"""A larger `tracestate` is left out: the service takes no context with it."""
 
 
 class Backoff:
@@ -100,7 +104,7 @@ class Transport:
             self._trace(f"{method} {self.url}{target}: {answer.status}, {len(answer.body)} bytes")
         if 200 <= answer.status < 300 or answer.status in also:
             return answer
-        raise read_error(answer.status, answer.body)
+        raise read_error(answer)
 
     async def stream(
         self,
@@ -128,7 +132,7 @@ class Transport:
             if self._trace is not None:
                 self._trace(f"{method} {self.url}{target}: {answer.status}")
             if not 200 <= answer.status < 300:
-                raise read_error(answer.status, answer.body)
+                raise read_error(answer)
         except (OSError, EOFError, ValueError) as error:
             connection.close()
             raise connection.unavailable(error) from error
@@ -161,7 +165,8 @@ class Transport:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         target = f"{path}?{urlencode(given, quote_via=quote)}" if given else path
         address = self._address = self._address or Address.of(self.url)
-        return address, target, address.head(method, target, headers or {}, body)
+        sent = {**(headers or {}), **trace_headers()}
+        return address, target, address.head(method, target, sent, body)
 
     async def _exchange(self, address: Address, head: bytes, body: bytes) -> Answer:
         connection = await self._free.get()
@@ -206,21 +211,38 @@ _KINDS: Final[Mapping[type[RefoldError], int]] = {
 """Errors that a client tells apart by their code; a request for history that is answered so is not sent again."""
 
 
-def read_error(status: int, body: bytes) -> RefoldError:
-    """Return the error that a problem document describes."""
-    problem: dict[str, Any] = {}
+def read_error(answer: Answer) -> RefoldError:
+    """Return the error that a problem document describes; one of the service has the id of the request in its log."""
+    status, problem = answer.status, dict[str, Any]()
     with suppress(Refused):
-        parsed = json_text.loads(body)
+        parsed = json_text.loads(answer.body)
         problem = parsed if isinstance(parsed, dict) else {}
     code, field, shape = (str(problem.get(name) or "") for name in ("code", "field", "shape"))
     detail = str(problem.get("detail") or problem.get("title") or f"the service answered {status}")
     for kind, its_status in _KINDS.items():
         if (status, code) == (its_status, kind.code):
             return kind(detail)
+    logged = {"request_id": found} if (found := answer.headers.get("refold-request-id")) else {}
     if status in (408, 504):
-        return TimedOut(detail)
+        return TimedOut(detail, **logged)
     if status == 429 or status >= 500:
-        return ServiceUnavailable(detail)
+        return ServiceUnavailable(detail, **logged)
     # `Refused` adds field and shape to its text, which the detail contains already.
     rule = detail.removeprefix(f"{field}: ").removesuffix(f" (got {shape})")
     return Refused(code or f"http_{status}", rule, field=field, shape=shape)
+
+
+def trace_headers() -> dict[str, str]:
+    """Return the context of OpenTelemetry's current span as headers; none where there is no span.
+
+    OpenTelemetry is not imported here: a program that has a span has imported it.
+    """
+    current_span = getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)
+    if current_span is None:
+        return {}
+    context = current_span().get_span_context()
+    if not context.is_valid:
+        return {}
+    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    state = context.trace_state.to_header()
+    return {"traceparent": parent} | ({"tracestate": state} if 0 < len(state) <= TRACESTATE_BYTES_MAX else {})

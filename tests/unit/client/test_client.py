@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -13,6 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 from multidict import CIMultiDict, CIMultiDictProxy
+from opentelemetry import trace
 
 from refold.client import (
     Conflict,
@@ -174,6 +177,52 @@ async def test_every_write_has_an_id_to_look_up_a_lost_response(gateway, refold)
     keys = [request.headers["idempotency-key"] for request in gateway.asked]
     assert all(keys)
     assert keys[0] != keys[1]
+
+
+TRACE_ID, SPAN_ID = 0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7
+TRACE_PARENT = f"00-{TRACE_ID:032x}-{SPAN_ID:016x}-03"
+
+
+def span(**state):
+    context = trace.SpanContext(
+        TRACE_ID, SPAN_ID, True, trace.TraceFlags(3), trace.TraceState([*state.items()])
+    )
+    return trace.use_span(trace.NonRecordingSpan(context))
+
+
+async def test_requests_carry_the_context_of_the_current_span(gateway, refold):
+    for _ in range(4):
+        gateway.answer(body=APPLIED)
+    with span(vendor="1"):
+        await refold.put("acme", "a", 1)
+    with span(**{f"v{number}": "x" * 200 for number in range(3)}):
+        await refold.put("acme", "a", 1)
+    await refold.put("acme", "a", 1)
+
+    def write_in_a_thread():
+        with span(), sync.Refold(gateway.url) as writer:
+            writer.put("acme", "a", 1)
+
+    await asyncio.to_thread(write_in_a_thread)
+    sent = [(asked.headers.get("traceparent"), asked.headers.get("tracestate")) for asked in gateway.asked]
+    assert sent == [(TRACE_PARENT, "vendor=1"), (TRACE_PARENT, None), (None, None), (TRACE_PARENT, None)]
+
+
+def test_the_client_does_not_import_opentelemetry():
+    code = "import sys, refold.client; from refold.client import transport; print(transport.trace_headers())"
+    code += "; print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "{}\n[]\n"
+
+
+async def test_an_error_of_the_service_names_the_request_in_its_log(gateway):
+    async with Refold(gateway.url, retry_seconds=0) as refold:
+        for status in (500, 422):
+            gateway.answer(status, {"code": "c", "detail": "it failed"}, {"Refold-Request-Id": "0a" * 16})
+        with pytest.raises(ServiceUnavailable, match=f"request_id='{'0a' * 16}'"):
+            await refold.get("acme", "a")
+        with pytest.raises(Refused, match=r"^it failed$"):
+            await refold.get("acme", "a")
 
 
 async def test_a_patch_and_a_merge_patch_differ_by_media_type(gateway, refold):
