@@ -1,37 +1,59 @@
-"""`refold up` with alerts: a projector that does not answer reaches a webhook, Slack's format, SMTP and the log."""
+"""The alert engine beside a running system: what it finds reaches a webhook, Slack's format, SMTP and the log once."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
-from contextlib import AsyncExitStack, contextmanager
-from email import message_from_bytes
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import httpx
-from aiohttp import web
-from aiohttp.test_utils import RawTestServer
-from aiosmtpd.controller import Controller
+import pytest
 
+from refold.embedded.nats import NatsServer
 from support.metrics import SEVERAL_STORES, check_metrics
-from support.system import free_port
+from support.receivers import Hook, Mailbox
+from support.services import gateway, make_site, projector
 from support.up import Up, until
 
-RULES = """\
+PROJECTOR_STOPPED = """\
 interval_seconds = 0.5
 group_seconds = 0
 
 [[alert]]
 name = "ProjectorStopped"
 metric = "up"
-labels = {{ service = "projector*" }}
+labels = { service = "projector*" }
 below = 1
 by = ["service"]
 for_seconds = 1
 severity = "page"
-summary = "{{service}} does not answer"
+summary = "{service} does not answer"
 
+[[notifier]]
+name = "documents"
+kind = "documents"
+"""
+
+NOT_READY = """\
+interval_seconds = 0.5
+group_seconds = 20
+
+[[alert]]
+name = "NotReady"
+metric = "refold_ready"
+below = 1
+by = ["service", "instance"]
+severity = "page"
+summary = "{service} at {instance} runs, but is not ready"
+"""
+
+NOTIFIERS = """
 [[notifier]]
 name = "ops"
 kind = "webhook"
@@ -54,53 +76,39 @@ to = ["ops@example.org"]
 [[notifier]]
 name = "log"
 kind = "log"
-
-[[notifier]]
-name = "documents"
-kind = "documents"
 """
 
 FIRED_AND_RESOLVED = ["firing", "resolved"]
+GATEWAYS = 4
 
 
-class Mailbox:
-    """What a mail server has taken."""
+class Notified:
+    """What the four notifiers have sent."""
 
-    def __init__(self):
-        self.mails = []
+    def __init__(self, log: Path):
+        self.webhook, self.slack, self.mailbox = Hook(), Hook(), Mailbox()
+        self._log = log
 
-    async def handle_DATA(self, _server, _session, envelope):  # noqa: N802 - the library's name.
-        self.mails.append(message_from_bytes(envelope.content))
-        return "250 OK"
+    @asynccontextmanager
+    async def receiving(self) -> AsyncIterator[str]:
+        """Run the receivers; yield the notifiers' tables."""
+        async with self.webhook.running() as webhook, self.slack.running() as slack:
+            with self.mailbox.running() as port:
+                yield NOTIFIERS.format(webhook=webhook, slack=slack, port=port)
 
-    @contextmanager
-    def running(self, port):
-        controller = Controller(self, hostname="127.0.0.1", port=port)
-        controller.start()
-        try:
-            yield
-        finally:
-            controller.stop()
+    def logged(self):
+        """Return the status of each notification that was logged; its lines have the same key."""
+        lines = map(json.loads, self._log.read_text().splitlines() if self._log.exists() else [])
+        alerts = [line for line in lines if line["event"] == "alert"]
+        return list({line["notification"]: line["status"] for line in alerts}.values())
 
     def statuses(self):
-        return [mail["Subject"].split("]")[0].strip("[").lower() for mail in self.mails]
+        return [self.webhook.statuses(), self.slack.statuses(), self.mailbox.statuses(), self.logged()]
 
-
-class Hook:
-    """What was posted to a webhook."""
-
-    def __init__(self):
-        self.bodies, self.keys = [], []
-
-    async def take(self, request):
-        self.bodies.append(await request.json())
-        self.keys.append(request.headers["Idempotency-Key"])
-        return web.Response()
-
-
-def logged(up):
-    lines = map(json.loads, (up.data / "alerts.log").read_text().splitlines())
-    return [line["status"] for line in lines if line["event"] == "alert"]
+    async def until(self, statuses):
+        """Wait until all have had as many notifications, and compare."""
+        await asyncio.to_thread(until, lambda: all(len(each) >= len(statuses) for each in self.statuses()))
+        assert self.statuses() == [statuses] * 4
 
 
 def engine_metrics(up, name):
@@ -121,44 +129,23 @@ def history_of_alert(up):
 
 
 async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_once(tmp_path):
-    webhook, slack, mailbox, port = Hook(), Hook(), Mailbox(), free_port()
+    notified = Notified(tmp_path / "data" / "alerts.log")
     async with AsyncExitStack() as stack:
-        urls = {
-            name: str((await stack.enter_async_context(RawTestServer(hook.take))).make_url("/"))
-            for name, hook in (("webhook", webhook), ("slack", slack))
-        }
-        stack.enter_context(mailbox.running(port))
         rules = tmp_path / "alerts.toml"
-        rules.write_text(RULES.format(**urls, port=port))
+        rules.write_text(PROJECTOR_STOPPED + await stack.enter_async_context(notified.receiving()))
         store = ("--store", "files", "--durability", "os")
         up = await asyncio.to_thread(Up.start, tmp_path / "data", *store, "--alerts", str(rules))
         stack.callback(lambda: up.process.poll() is None and up.stop())
-
-        def notified():
-            return [
-                [body["status"] for body in webhook.bodies],
-                [
-                    "firing" if "red" in body["blocks"][0]["text"]["text"] else "resolved"
-                    for body in slack.bodies
-                ],
-                mailbox.statuses(),
-                logged(up),
-            ]
-
-        async def until_told(statuses):
-            await asyncio.to_thread(until, lambda: all(len(each) >= len(statuses) for each in notified()))
-            assert notified() == [statuses] * 4
-
         services = up.endpoints()["services"]
         check_metrics(services, missing=SEVERAL_STORES)
         probe = f"{services['alerts']}/readyz"
         assert (await asyncio.to_thread(httpx.get, probe, trust_env=False)).status_code == 200
         targets = "refold_alert_targets_answering"
         await asyncio.to_thread(until, lambda: engine_metrics(up, targets) == ["3.0"])
-        assert notified() == [[]] * 4
+        assert notified.statuses() == [[]] * 4
         projector = up.child("projector")
         projector.send_signal(signal.SIGSTOP)
-        await until_told(["firing"])
+        await notified.until(["firing"])
         # What is delivered, and not known to be, would be sent again after a kill.
         waiting = "refold_alert_notifier_waiting"
         await asyncio.to_thread(until, lambda: engine_metrics(up, waiting) == ["0.0"] * 5)
@@ -166,13 +153,52 @@ async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_on
         engine.kill()
         await asyncio.to_thread(until, lambda: re.search(r"alerts +ended .* started again", up.said()))
         projector.send_signal(signal.SIGCONT)
-        await until_told(FIRED_AND_RESOLVED)
+        await notified.until(FIRED_AND_RESOLVED)
         await asyncio.to_thread(until, lambda: len(history_of_alert(up)) == 2)
         first, second = history_of_alert(up)
         assert (first["type"], second["type"]) == ("alert.firing", "alert.resolved")
         assert first["occurred_at"] < second["occurred_at"]
         assert await asyncio.to_thread(up.stop) == 0
-        assert notified() == [FIRED_AND_RESOLVED] * 4
-    assert webhook.keys == slack.keys
-    assert len(set(webhook.keys)) == 2
-    assert len({mail["References"] for mail in mailbox.mails}) == 1
+        assert notified.statuses() == [FIRED_AND_RESOLVED] * 4
+    assert notified.webhook.keys == notified.slack.keys
+    assert len(set(notified.webhook.keys)) == 2
+    assert len({mail["References"] for mail in notified.mailbox.mails}) == 1
+
+
+@asynccontextmanager
+async def alerting(folder: Path, rules: str, targets: list[str]) -> AsyncIterator[None]:
+    """Run `refold alerts` on gateways; its log is in the folder."""
+    (folder / "alerts.toml").write_text(rules)
+    arguments = ["--alerts", folder / "alerts.toml", "--data", folder / "data"]
+    arguments += ["--alerts-targets", ",".join(f"gateway={url}" for url in targets)]
+    with (folder / "alerts.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "refold", "alerts", *arguments, stderr=log
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+@pytest.mark.slow
+async def test_what_four_gateways_report_is_one_notification_of_each_notifier(
+    tmp_path: Path, fresh_nats: NatsServer, postgres_dsn: str
+) -> None:
+    notified = Notified(tmp_path / "alerts.log")
+    async with AsyncExitStack() as stack:
+        notifiers = await stack.enter_async_context(notified.receiving())
+        site = await make_site(fresh_nats, postgres_dsn)
+        await stack.enter_async_context(projector(site))
+        gateways = [await stack.enter_async_context(gateway(site)) for _ in range(GATEWAYS)]
+        urls = [str(each.client.base_url) for each in gateways]
+        await stack.enter_async_context(alerting(tmp_path, NOT_READY + notifiers, urls))
+        os.kill(fresh_nats.child.pid, signal.SIGSTOP)
+        stack.callback(os.kill, fresh_nats.child.pid, signal.SIGCONT)
+        await notified.until(["firing"])
+        os.kill(fresh_nats.child.pid, signal.SIGCONT)
+        await notified.until(FIRED_AND_RESOLVED)
+    for body in notified.webhook.bodies:
+        assert len({alert["labels"]["instance"] for alert in body["alerts"]}) == GATEWAYS
+    assert notified.statuses() == [FIRED_AND_RESOLVED] * 4

@@ -3,16 +3,24 @@ alerts.toml says. Without the tools a test is skipped; in CI it fails."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
+import time
+from contextlib import AsyncExitStack
 
 import pytest
 import yaml
 
 from refold.alerts.metrics import METRICS
 from refold.alerts.rules import load_rules
-from support.prometheus import program
+from refold.embedded.nats import NatsServer
+from support.prometheus import program, running_alertmanager, running_prometheus
+from support.receivers import Hook
+from support.services import gateway, make_site, projector
 from support.sources import ROOT
+from support.system import free_port
+from support.up import until
 
 INFRA = ROOT / "infra"
 ALERTMANAGER = INFRA / "alertmanager" / "alertmanager.yml"
@@ -120,3 +128,54 @@ def test_alertmanager_inhibits_what_the_built_in_engine_does():
         for target in names(rule["target_matchers"])
     }
     assert pairs == {(source, name) for name, rule in ENGINE.items() for source in rule.inhibited_by}
+
+
+def faster(url, targets):
+    """Return both configurations with these targets and receivers, the intervals in seconds instead of minutes."""
+    prometheus = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text())
+    prometheus["global"] = dict.fromkeys(prometheus["global"], "1s")
+    prometheus["rule_files"] = [str(RULES_FILE)]
+    for group in prometheus["scrape_configs"][0]["static_configs"]:
+        group["targets"] = [targets[group["labels"]["service"]]]
+    alertmanager = yaml.safe_load(ALERTMANAGER.read_text())
+    alertmanager["route"]["group_interval"] = "5s"
+    for receiver in alertmanager["receivers"]:
+        receiver["webhook_configs"][0]["url"] = f"{url}{receiver['name']}"
+    return prometheus, alertmanager
+
+
+@pytest.mark.slow
+async def test_a_stopped_projector_is_reported_through_alertmanager_once_and_resolved(
+    tmp_path, fresh_nats: NatsServer, postgres_dsn: str
+):
+    hook = Hook()
+
+    def notified(status):
+        return [
+            (path, body["groupLabels"])
+            for path, body in zip(hook.paths, hook.bodies, strict=True)
+            if body["status"] == status
+        ]
+
+    async with AsyncExitStack() as stack:
+        site = await make_site(fresh_nats, postgres_dsn)
+        probe = f"127.0.0.1:{free_port()}"
+        running = await stack.enter_async_context(gateway(site, is_ready_awaited=False))
+        targets = {"gateway": running.client.base_url.netloc.decode(), "projector": probe}
+        prometheus, alertmanager = faster(await stack.enter_async_context(hook.running()), targets)
+        address = stack.enter_context(running_alertmanager(tmp_path / "alertmanager", alertmanager))
+        prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [address]
+        async with projector(site, probe=probe):
+            server = stack.enter_context(running_prometheus(tmp_path / "prometheus", prometheus))
+            owned = "sum by (service, shard) (refold_shard_owned)"
+            await asyncio.to_thread(until, lambda: [it["value"][1] for it in server.query(owned)] == ["1"])
+            assert not hook.bodies
+        stopped = time.monotonic()
+        await asyncio.to_thread(until, lambda: notified("firing"), seconds=300)
+        print(f"NoOwner after {time.monotonic() - stopped:.1f} s")
+        async with projector(site, probe=probe):
+            started = time.monotonic()
+            await asyncio.to_thread(until, lambda: notified("resolved"), seconds=300)
+            print(f"resolved after {time.monotonic() - started:.1f} s")
+    expected = [("/page", {"job": "refold", "alertname": "NoOwner", "shard": "0-63"})]
+    assert (notified("firing"), notified("resolved")) == (expected, expected)

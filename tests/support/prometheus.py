@@ -1,4 +1,4 @@
-"""A real Prometheus on a free port, asked through its API. For the tests of rules and dashboards.
+"""A real Prometheus on a free port, asked through its API, and Alertmanager. For the tests of rules and dashboards.
 
 Without Prometheus on the machine a test is skipped; in CI it fails.
 """
@@ -84,24 +84,35 @@ def scraping(
 @contextmanager
 def running_prometheus(path: Path, configuration: Mapping[str, Any], *options: str) -> Iterator[Prometheus]:
     """Run Prometheus in a folder, with its configuration as a mapping; it ends with the block."""
+    address = f"127.0.0.1:{free_port()}"
+    options = (f"--storage.tsdb.path={path / 'data'}", "--enable-feature=exemplar-storage", *options)
+    with _running("prometheus", path, configuration, address, *options) as process:
+        yield Prometheus(f"http://{address}", process, path / "prometheus.log")
+
+
+@contextmanager
+def running_alertmanager(path: Path, configuration: Mapping[str, Any]) -> Iterator[str]:
+    """Run Alertmanager in a folder, as Prometheus; yield its address, HOST:PORT."""
+    address = f"127.0.0.1:{free_port()}"
+    options = (f"--storage.path={path / 'data'}", "--cluster.listen-address=")
+    with _running("prometheus-alertmanager", path, configuration, address, *options):
+        yield address
+
+
+@contextmanager
+def _running(
+    name: str, path: Path, configuration: Mapping[str, Any], address: str, *options: str
+) -> Iterator[subprocess.Popen[bytes]]:
     path.mkdir(exist_ok=True)
-    file, log = path / "prometheus.json", path / "prometheus.log"
+    file, log = path / f"{name}.json", path / f"{name}.log"
     # JSON is YAML.
     file.write_bytes(orjson.dumps(configuration))
-    address = f"127.0.0.1:{free_port()}"
-    command = [
-        program("prometheus"),
-        f"--config.file={file}",
-        f"--storage.tsdb.path={path / 'data'}",
-        f"--web.listen-address={address}",
-        "--enable-feature=exemplar-storage",
-        *options,
-    ]
+    command = [program(name), f"--config.file={file}", f"--web.listen-address={address}", *options]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             until(lambda: _is_ready(f"http://{address}") or process.poll() is not None)
             assert process.poll() is None, log.read_text()
-            yield Prometheus(f"http://{address}", process, log)
+            yield process
         finally:
             process.terminate()
             process.wait(STOP_SECONDS)

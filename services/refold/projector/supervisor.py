@@ -139,24 +139,35 @@ class Supervisor:
         """Wait for the lease; return how it came, as the metric of takeovers says it."""
         why = "again" if self._has_owned else "first"
         while not await self._ports.store.acquire_lease():
-            self.stage, why = Stage.standby, "standby"
+            if self.stage is not Stage.standby:
+                self._stand_by()
+            why = "standby"
             await asyncio.sleep(STANDBY_SECONDS)
         self._has_owned = True
         return why
 
     async def _work(self) -> None:
         """Work while the lease is renewed; the failure of any task ends the others."""
-        self._own(is_owner=True)
         try:
             with raising_first():
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._renew_lease(), name="lease")
                     loop = self._loop = await self._start()
+                    self._own(is_owner=True)
                     tasks.create_task(self._fold(loop), name="loop")
                     tasks.create_task(self._watch_lag(loop), name="lag")
                     tasks.create_task(self._watch_log(), name="log-check")
         finally:
             self._own(is_owner=False)
+
+    def _stand_by(self) -> None:
+        """Take back what the shard's owner measures now."""
+        self.stage = Stage.standby
+        metrics = self._ports.metrics
+        self._own(is_owner=False)
+        metrics.lag_events.clear()
+        metrics.lag_seconds.clear()
+        metrics.integrity_checked.set(0)
 
     def _own(self, *, is_owner: bool) -> None:
         self._ports.metrics.shard_owned.labels(self._ports.shard).set(is_owner)

@@ -45,6 +45,30 @@ async def test_a_silent_holder_loses_the_lease_and_returns_as_standby(
     await asyncio.wait({task})
 
 
+async def test_a_projector_on_standby_measures_nothing_of_its_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STANDBY_SECONDS", "SHARD_SIGN_SECONDS", "LAG_SECONDS"):
+        monkeypatch.setattr(supervisor_module, name, 0.01)
+    log, tables = MemoryLog("log-1"), Tables()
+    wired, other = ports(log, MemoryStore(tables)), MemoryStore(tables)
+    metrics = wired.metrics
+    supervisor = Supervisor(wired, ROOMY)
+    task = asyncio.create_task(supervisor.run())
+
+    async def has_lag() -> bool:
+        return bool(_values(metrics.lag_seconds))
+
+    await until(has_lag)
+    assert _values(metrics.shard_owned) == [1]
+    assert _values(metrics.integrity_checked) > [0]
+    tables.leases[""].renewed_at -= 60
+    assert await other.acquire_lease()
+    await until(lambda: _is(supervisor, Stage.standby))
+    assert _values(metrics.shard_owned) == _values(metrics.integrity_checked) == [0]
+    assert _values(metrics.lag_seconds) == _values(metrics.lag_events) == []
+    task.cancel()
+    await asyncio.wait({task})
+
+
 async def test_documents_are_loaded_only_from_a_database_that_has_what_this_projector_committed() -> None:
     """`PostgresStore.refuse_stale` is given this; a loop that starts takes what the database has."""
     log, store = MemoryLog("log-1"), MemoryStore()
@@ -83,8 +107,12 @@ async def test_lag_is_the_age_of_the_first_event_that_is_not_committed() -> None
 
 
 def _value(gauge: Gauge) -> float:
+    return _values(gauge)[0]
+
+
+def _values(gauge: Gauge) -> list[float]:
     [metric] = gauge.collect()
-    return metric.samples[0].value
+    return [sample.value for sample in metric.samples]
 
 
 async def test_an_unexpected_error_stops_it_and_is_raised() -> None:
