@@ -131,6 +131,26 @@ def test_every_service_accepts_its_settings(
     assert (settings.nats_admin_url is None) is (name == "gateway")
 
 
+def test_the_alert_engine_and_prometheus_ask_the_services_where_they_listen() -> None:
+    alerts = WHOLE["alerts"]["environment"]
+    asked = [each.partition("=http://")[2] for each in alerts["REFOLD_ALERTS_TARGETS"].split(",")]
+    assert alerts["REFOLD_ALERTS"] in {each.split(":")[1] for each in WHOLE["alerts"]["volumes"]}
+    (job,) = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    assert asked == [target for group in job["static_configs"] for target in group["targets"]]
+    for address in asked:
+        name, _, port = address.partition(":")
+        listening = {"REFOLD_HTTP", "REFOLD_PROBE"} & set(WHOLE[name]["environment"])
+        assert [WHOLE[name]["environment"][each] for each in listening] == [f"0.0.0.0:{port}"]
+    assert WHOLE["gateway"]["environment"]["REFOLD_HTTP_HOSTS"] == "gateway"
+
+
+def test_the_alert_engine_accepts_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in WHOLE["alerts"]["environment"].items():
+        assert variable in KNOWN
+        monkeypatch.setenv(variable, value)
+    assert load().alerts_targets is not None
+
+
 @pytest.mark.parametrize("configuration", NATS_CONFIGURATIONS)
 def test_the_broker_accepts_the_configuration_with_these_secrets(secrets: Path, configuration: str) -> None:
     given = read_variables(secrets / "nats.env") | read_variables(secrets / "nats.cluster.env")
