@@ -15,12 +15,13 @@ from refold.core.envelope import content_of, envelope_of, open_envelope
 from refold.core.errors import Refused
 from refold.core.event import check_event
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
+from refold.core.history import Entry
 from refold.core.json_text import Json
 from refold.core.split import SplitWrite, split_write
 from refold.core.stream import author_headers
 from refold.gateway.consistency import BareHead
 from refold.gateway.responses import Problem
-from refold.log import Publication
+from refold.log import Publication, validated_headers
 from refold.store import Key
 
 _SPLIT_BYTES_MIN: Final = EVENT_BYTES_MAX // 2
@@ -130,3 +131,10 @@ def is_same_part(recorded: bytes, ours: bytes) -> bool:
         for body in (recorded, ours)
     ]
     return json_text.identical(*without_base)
+
+
+def is_entry_of(entry: Entry | None, publication: Publication) -> bool:
+    """Return whether an event of a document's history is what was published."""
+    if entry is None or entry.body != publication.body:
+        return False
+    return entry.headers == validated_headers(publication)

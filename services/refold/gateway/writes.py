@@ -13,18 +13,18 @@ from typing import Final, NamedTuple, NoReturn
 
 from refold.core.document import Status
 from refold.core.errors import DocumentAbsent, LogUnavailable, RefoldError, StoreError, TimedOut
-from refold.core.history import Entry
 from refold.gateway.conditions import ANYTHING, Condition
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context
-from refold.gateway.drafts import Draft, View, is_same_part
+from refold.gateway.drafts import Draft, View, is_entry_of, is_same_part
 from refold.gateway.inflight import deadline_in, waiting
 from refold.gateway.requests import Wait
 from refold.gateway.responses import RETRY, Problem
 from refold.gateway.tracing import TRACE, exemplar_in
-from refold.log import Acknowledgement, Appended, Publication, Stale, validated_headers
+from refold.log import Acknowledgement, Appended, Publication, Stale
 from refold.store import ANY_VERSION, Key
 from refold.store.ports import Reader
+from refold.telemetry.slow import report_append
 
 APPEND_ATTEMPTS_MAX: Final = 8
 """Attempts of a strict write that other writes overtake."""
@@ -159,9 +159,12 @@ async def append_once(context: Context, publications: list[Publication]) -> Ackn
     else:
         answers = await context.log.append_atomically(publications)
         answer = answers[0] if isinstance(answers, list) else answers
-    context.metrics.append_seconds.observe(context.timer() - started, exemplar_in(trace))
-    if trace is not None and isinstance(answer, Appended):
-        trace.end_send(answer.sequence, len(publications))
+    seconds, first = context.timer() - started, publications[0]
+    sequence = answer.sequence if isinstance(answer, Appended) else None
+    context.metrics.append_seconds.observe(seconds, exemplar_in(trace))
+    report_append(seconds, sequence, len(publications), first.namespace, first.document)
+    if trace is not None and sequence is not None:
+        trace.end_send(sequence, len(publications))
     return answer
 
 
@@ -373,20 +376,14 @@ async def _first_sequence(
     async with aclosing(store.segments(*names, after_version=None, is_descending=True)) as segments:
         async for segment in segments:
             for entry in reversed(segment.entries):
-                if entry.sequence > after_sequence and _is_of(entry, last):
+                if entry.sequence > after_sequence and is_entry_of(entry, last):
                     sequence = entry.sequence - before
                     names = first.namespace, first.document
-                    if not before or _is_of(await store.entry(*names, sequence), first):
+                    if not before or is_entry_of(await store.entry(*names, sequence), first):
                         return sequence
             if segment.base_sequence <= after_sequence:
                 break
     return None
-
-
-def _is_of(entry: Entry | None, publication: Publication) -> bool:
-    if entry is None or entry.body != publication.body:
-        return False
-    return entry.headers == validated_headers(publication)
 
 
 def _in_doubt(context: Context, event_id: str) -> Problem:

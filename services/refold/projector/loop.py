@@ -34,6 +34,7 @@ from refold.projector.windows import keep_windows, load_windows, resume_system, 
 from refold.store import Key, Rejection
 from refold.store.ports import Store
 from refold.telemetry.metrics.projector import ProjectorMetrics
+from refold.telemetry.slow import report_commit
 from refold.telemetry.tracing import SpanContext, Spans
 
 REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
@@ -375,6 +376,7 @@ class ShardLoop:
         if self._until_sequence is None:
             self._batch.learn(taken.events, ended - taken_at)
             self._timer.learn(ended - taken_at)
+            report_commit(ended - started, taken.after_sequence + 1, self.committed_sequence, taken.events)
         sizes = taken.events, len(commit.documents), taken.bytes
         trace_id = taken.traced[0].process.trace_id if taken.traced else None
         ports.metrics.count_commit(kind, ended - started, sizes, len(commit.pages), trace_id)

@@ -34,8 +34,8 @@ WRITES: Final = ("bind", "acquire_lease", "commit", "flush_states")
 """Calls whose errors are counted; the time of commits is measured by the projector."""
 
 AnyStore = TypeVar("AnyStore", bound=Reader)
-OnRead = Callable[[str, float], None]
-"""Takes a method's name and its seconds."""
+OnRead = Callable[[str, float, tuple[Any, ...]], None]
+"""Takes a method's name, its seconds and its arguments."""
 OnError = Callable[[str, str], None]
 """Takes a method's name and the error's code."""
 
@@ -59,7 +59,7 @@ def _timed(name: str, read: Callable[..., Awaitable[Any]], on_read: OnRead, on_e
             _report(name, error, on_error)
             raise
         finally:
-            on_read(name, time.perf_counter() - started)
+            on_read(name, time.perf_counter() - started, args)
 
     return timed
 
@@ -84,7 +84,7 @@ def _timed_stream(
             _report(name, error, on_error)
             raise
         finally:
-            on_read(name, time.perf_counter() - started - away)
+            on_read(name, time.perf_counter() - started - away, args)
 
     return timed
 

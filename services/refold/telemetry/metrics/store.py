@@ -5,15 +5,16 @@ Created by the compositions of gateway and projector, which time the stores by `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from refold.telemetry.metrics import SECONDS
+from refold.telemetry.slow import report_read
 
 TIMED_MAX: Final = 256
 """Histograms kept at hand, by store and method."""
@@ -43,14 +44,17 @@ class StoreMetrics(Collector):
 
     def watch(
         self, store: str, connections: Callable[[], tuple[int, int, int]]
-    ) -> tuple[Callable[[str, float], None], Callable[[str, str], None]]:
+    ) -> tuple[Callable[[str, float, Sequence[Any]], None], Callable[[str, str], None]]:
         """Expose a store's connections: used, idle, and the limit; return what takes its reads, and its errors."""
         named = (store,) if self._names else ()
         self._connections[store] = connections
-        return partial(self._read, named), partial(self._fail, named)
+        return partial(self._read, named, store), partial(self._fail, named)
 
-    def _read(self, named: tuple[str, ...], method: str, seconds: float) -> None:
+    def _read(
+        self, named: tuple[str, ...], store: str, method: str, seconds: float, arguments: Sequence[Any]
+    ) -> None:
         self._timed(*named, method).observe(seconds)
+        report_read(seconds, store, method, arguments)
 
     def _fail(self, named: tuple[str, ...], method: str, code: str) -> None:
         self.errors.labels(*named, method, code).inc()
