@@ -376,10 +376,12 @@ class ShardLoop:
         if self._until_sequence is None:
             self._batch.learn(taken.events, ended - taken_at)
             self._timer.learn(ended - taken_at)
-            report_commit(ended - started, taken.after_sequence + 1, self.committed_sequence, taken.events)
         sizes = taken.events, len(commit.documents), taken.bytes
         trace_id = taken.traced[0].process.trace_id if taken.traced else None
         ports.metrics.count_commit(kind, ended - started, sizes, len(commit.pages), trace_id)
+        if self._until_sequence is None:
+            sequences = taken.after_sequence + 1, self.committed_sequence
+            report_commit(ended - started, *sequences, taken.events, trace_id)
         if self._traces is not None:
             self._traces.commit(taken.traced, ended - taken_at, sizes)
         await self.send_progress()

@@ -24,6 +24,9 @@ KINDS_MAX: Final = 256
 EVENT_CHARS_MAX: Final = 200
 """Events with the same beginning are one kind: a library's event is a text of any length."""
 
+WRITTEN_EVENTS: Final = frozenset({"alert"})
+"""Events whose lines are always written, as critical ones are: a notifier delivers by them, at a bounded rate."""
+
 
 class Kind(NamedTuple):
     """What makes lines the same; `code` is an error's code or the type of an exception, empty if there is none."""
@@ -65,8 +68,8 @@ class Repetitions:
         self._is_closed = False
 
     def admits(self, kind: Kind) -> bool:
-        """Return whether a line is to be written; it is counted if not. Critical lines always are."""
-        if kind.level == "critical":
+        """Return whether a line is to be written; it is counted if not."""
+        if kind.level == "critical" or kind.event in WRITTEN_EVENTS:
             return True
         ended: list[Repeated] = []
         with self._lock:

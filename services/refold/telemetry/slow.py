@@ -17,10 +17,15 @@ SLOW_APPEND_SECONDS: Final = 1.0
 """One append of events that are stored together."""
 
 
-def report_commit(seconds: float, first_sequence: int, last_sequence: int, events: int) -> None:
-    """Log a commit that was slow, with the sequences that it covers."""
+def report_commit(
+    seconds: float, first_sequence: int, last_sequence: int, events: int, trace_id: int | None
+) -> None:
+    """Log a commit that was slow, with the sequences that it covers, and the trace of one of its events."""
     if seconds > SLOW_COMMIT_SECONDS:
-        get_logger().warning(
+        log = get_logger()
+        if trace_id is not None:
+            log = log.bind(trace_id=f"{trace_id:032x}")
+        log.warning(
             "commit_slow",
             seconds=round(seconds, 3),
             first_sequence=first_sequence,

@@ -72,8 +72,9 @@ def test_levels_and_codes_are_kinds_of_their_own(repetitions, reported):
     assert [each.kind for each in reported] == kinds
 
 
-def test_critical_lines_are_never_counted(repetitions):
-    assert admitted(repetitions, 100, Kind("critical", "service_ended", "")) == 100
+@pytest.mark.parametrize("kind", [Kind("critical", "service_ended", ""), Kind("warning", "alert", "")])
+def test_critical_lines_and_notifications_are_always_written(repetitions, kind):
+    assert admitted(repetitions, 100, kind) == 100
 
 
 def test_the_oldest_of_too_many_kinds_is_reported_early(repetitions, clock, reported):

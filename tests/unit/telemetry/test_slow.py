@@ -14,7 +14,18 @@ from refold.telemetry.metrics.store import StoreMetrics
 from support.gateway import twin
 from support.projection import append, ports, projecting
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 BOUNDS = (slow.SLOW_APPEND_SECONDS, slow.SLOW_COMMIT_SECONDS, slow.SLOW_READ_SECONDS)
+
+
+class Dropped:
+    """A `Spans` that keeps nothing."""
+
+    def record(self, span):
+        pass
+
+    def count_over(self, spans):
+        pass
 
 
 class Clock:
@@ -50,13 +61,16 @@ async def test_a_commit_is_logged_with_its_sequences(seconds):
     for number in range(3):
         await append(log, "d", {"put": number})
     with capture_logs() as lines:
-        async with projecting(ports(log, MemoryStore(), timer=Clock(seconds))) as running:
+        async with projecting(
+            replace(ports(log, MemoryStore(), timer=Clock(seconds)), spans=Dropped())
+        ) as running:
             await running.committed(4)
-            await append(log, "d", {"put": 3})
+            await append(log, "d", {"put": 3}, ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"))
             await running.committed(5)
     found = [line for line in lines if line["event"] == "commit_slow"]
     covered = [at for each in found for at in range(each["first_sequence"], each["last_sequence"] + 1)]
     assert covered == ([1, 2, 3, 4, 5] if seconds > BOUNDS[1] else [])
+    assert [each.get("trace_id") for each in found if each["last_sequence"] == 5] == [TRACE] * bool(found)
     assert sum(each["events"] for each in found) == len(covered)
 
 
