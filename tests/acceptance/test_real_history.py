@@ -7,7 +7,6 @@ Every run imports the beginning of the history, the slow tests all of it. All 22
 import asyncio
 import importlib.util
 import json
-import sqlite3
 import sys
 from contextlib import closing
 from itertools import islice
@@ -16,10 +15,14 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from acceptance.usage_kills import content, drill
 from refold.client import Refold
+from refold.core.errors import Refused
 from refold.transfer import LinesFile
 from refold.usage.report import COUNTS, GROUPINGS, Question, answer
 from refold.usage.storage import Storage
+from refold.wiring.settings import load
+from refold.wiring.usage import read_usage
 from support.up import Up, run_refold
 
 HERE = Path(__file__)
@@ -98,17 +101,14 @@ async def test_usage_sums_to_the_checkpoints_in_every_grouping_and_is_made_again
         await refold.append("story", [{"doc": "d", **event} for event in STORY], committed=True)
         log_id = (await refold.status())["log_id"]
     expected = await checkpoint_sums(up)
-    path = up.data / "usage.sqlite"
-    contents, printed = [], []
+    path, settings = up.data / "usage.sqlite", load(data=up.data)
+    contents, found = [], []
     for _ in range(2):
         path.unlink(missing_ok=True)
-        found = await asyncio.to_thread(run_refold, "usage", "--data", str(up.data), "--json")
-        assert found.returncode == 0, found.stderr
-        printed.append(found.stdout)
-        with closing(sqlite3.connect(path)) as file:
-            contents.append("\n".join(file.iterdump()))
+        found.append(await read_usage(settings, {"namespace": None}, lambda *_: None))
+        contents.append(content(path))
     assert contents[0] == contents[1]
-    assert printed[0] == printed[1]
+    assert found[0] == found[1]
     with closing(Storage(path, log_id)) as storage:
         answers = [answer(storage, Question.read(None, by)) for by in GROUPINGS]
     totals = [[found["total"][name] for name in COUNTS] for found in answers]
@@ -117,8 +117,15 @@ async def test_usage_sums_to_the_checkpoints_in_every_grouping_and_is_made_again
     assert totals[0][:5] == [sequence, applied + merged, merged, rejected, duplicate]
     assert totals == [totals[0]] * len(GROUPINGS)
     assert {found["sequence"] for found in answers} == {sequence}
-    other = await asyncio.to_thread(run_refold, "usage", "other", "--data", str(up.data))
-    assert (other.returncode, "no event of a namespace other is counted" in other.stderr) == (1, True)
+    with pytest.raises(Refused, match="no event of a namespace other is counted"):
+        await read_usage(settings, {"namespace": "other"}, lambda *_: None)
+
+
+@pytest.mark.slow
+def test_usage_that_is_killed_again_and_again_is_counted_exactly(imported, history):
+    up, _ = imported
+    seen = drill(up.data, kills=10, seed=history[1])
+    assert seen["kills between the first and the last event"] > 0
 
 
 STORY = (

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from refold.core.errors import HistoryElsewhere
+from refold.embedded import read_passwords
+from refold.wiring.settings import load
+from refold.wiring.usage import read_usage
+from refold.wiring.usage import run as run_usage
 from support.metrics import check_metrics
 from support.redis_servers import RedisServer, redis_binary, valkey_binary
 from support.system import free_port
@@ -33,7 +41,7 @@ def redis(tmp_path_factory):
 @pytest.fixture(scope="module")
 def up(tmp_path_factory, redis):
     stores = ("--store", redis.url, "--store", "files")
-    running = Up.start(tmp_path_factory.mktemp("two") / "data", *stores, "--durability", "os")
+    running = Up.start(tmp_path_factory.mktemp("two") / "data", *stores, "--usage", "--durability", "os")
     yield running
     if running.process.poll() is None:
         running.stop()
@@ -63,10 +71,11 @@ def answered_by(client: httpx.Client, state: Any, store: str) -> bool:
 
 def test_each_store_has_a_projector_and_the_first_is_preferred(up, client):
     processes = [line.split()[0] for line in up.said().splitlines() if "process" in line]
-    assert processes == ["projector", "projector-files", "gateway"]
+    assert processes == ["projector", "projector-files", "gateway", "usage"]
     services = up.endpoints()["services"]
     assert list(services) == processes
-    check_metrics(services)
+    # The system is ready without the usage service, whose test checks its metrics.
+    check_metrics({name: url for name, url in services.items() if name != "usage"})
     put(client, {"n": 1})
     until(lambda: answered_by(client, {"n": 1}, "redis"))
     assert {name: store["is_projected"] for name, store in stores_of(client).items()} == {
@@ -75,6 +84,56 @@ def test_each_store_has_a_projector_and_the_first_is_preferred(up, client):
     }
     put(client, {"n": 2})
     until(lambda: answered_by(client, {"n": 2}, "redis"))
+
+
+def test_usage_is_counted_from_files_by_a_service_and_from_redis_alone_by_a_replay(
+    up, client, redis, tmp_path, monkeypatch
+):
+    url = up.endpoints()["services"]["usage"]
+
+    def write(*actors: str) -> int:
+        for actor in actors:
+            response = client.put("/v1/used/a", json={"by": actor}, headers={"Refold-Actor": actor})
+        return int(response.json()["sequence"])
+
+    def found(sequence: int) -> Any:
+        try:
+            answered = httpx.get(f"{url}/usage/used?by=actor", trust_env=False)
+        except httpx.TransportError:
+            return None
+        return answered.json() if answered.json().get("sequence", 0) >= sequence else None
+
+    first = until(partial(found, write("ada", "bob", "ada")))
+    assert {row["actor"]: row["effective"] for row in first["rows"]} == {"ada": 2, "bob": 1}
+    check_metrics({"usage": url})
+    up.child("usage").kill()
+    last = until(partial(found, write("ada")))
+    assert {row["actor"]: row["effective"] for row in last["rows"]} == {"ada": 3, "bob": 1}
+    printed = run_refold("usage", "used", "--by", "actor", "--data", str(up.data)).stdout.splitlines()
+    assert [line.split()[:2] for line in printed] == [
+        ["actor", "events"],
+        ["ada", "3"],
+        ["bob", "1"],
+        ["total", "4"],
+    ]
+    asked = {
+        ("other", "by=actor"): (404, "namespace_unknown"),
+        ("used", "by=colour"): (422, "bad_usage"),
+        ("used", "from=now&to=-1h"): (422, "bad_usage"),
+        ("used", "until=now"): (422, "bad_parameter"),
+    }
+    for (namespace, query), expected in asked.items():
+        response = httpx.get(f"{url}/usage/{namespace}?{query}", trust_env=False)
+        assert (response.status_code, response.json()["code"]) == expected
+    monkeypatch.chdir(tmp_path)
+    password, address = read_passwords(up.data)["projector"], urlsplit(up.endpoints()["nats"]).netloc
+    monkeypatch.setenv("REFOLD_NATS_URL", f"nats://projector:{password}@{address}")
+    monkeypatch.setenv("REFOLD_STORES", redis.url)
+    question = {"namespace": "used", "by": "actor", "begin": None, "end": None}
+    replayed = asyncio.run(read_usage(load(), question, lambda *_: None))
+    assert replayed == last
+    with pytest.raises(HistoryElsewhere, match="needs a store of full depth"):
+        asyncio.run(run_usage(load()))
 
 
 def test_history_of_every_version_is_read_from_the_store_that_keeps_it(client):

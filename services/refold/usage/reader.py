@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 from refold.core.errors import LogHole, StoreDiffers
 from refold.core.fold import NEWEST
 from refold.core.history import Entry
-from refold.core.json_text import Json
 from refold.core.stream import Record, Route, author_headers, route
 from refold.log import EventLog, read_until
 from refold.store import Key, Rejection
@@ -37,7 +36,6 @@ class _Read(NamedTuple):
     """An event before its outcome is known."""
 
     record: Record
-    fields: dict[str, Json]
     time: int
     where: Route
 
@@ -85,22 +83,23 @@ class UsageReader:
 
     def _check(self, expected: Sequence[int]) -> None:
         """Raise `StoreDiffers` where the sums over all rows are not those of the store's checkpoints."""
-        found = self._storage.status_counts()
-        if list(expected) != list(found):
+        found = self._storage.statuses
+        if list(expected) != found:
             message = (
                 f"the counts in {self._storage.path} are not those of the projection: remove the file to count again, "
                 "and run `refold verify` if it stays"
             )
-            raise StoreDiffers(message, expected=str(list(expected)), found=str(list(found)))
+            raise StoreDiffers(message, expected=str(list(expected)), found=str(found))
 
     async def _count(self, records: Sequence[Record]) -> None:
         after, until = records[0].sequence - 1, records[-1].sequence
         time = self._storage.position.time
         read: list[_Read] = []
-        for stored in records:
-            record = stored._replace(headers=author_headers(stored.headers)) if stored.headers else stored
+        for record in records:
             time = max(time, record.time)
-            read.append(_Read(record, fields_of(record), time, _route(record.subject)))
+            headers = author_headers(record.headers) if record.headers else b""
+            stored = Record(record.sequence, record.time, record.subject, headers, record.body)
+            read.append(_Read(stored, time, _route(record.subject)))
         effective = await self._effective(read, after, until)
         rejections = await self._rejections(after, until)
         conflicts = await self._conflicts(read, rejections, after, until)
@@ -115,15 +114,14 @@ class UsageReader:
         rejections: dict[int, Rejection],
         conflicts: Collection[int],
     ) -> Counted:
-        record, fields, time, where = read
+        record, time, where = read
         sequence = record.sequence
         entry = effective.get(sequence)
         return read_event(
             record,
-            fields,
             entry or rejections.get(sequence),
             time=time,
-            key=(where.namespace, where.document),
+            key=where[1:3],
             is_conflict=sequence in conflicts if entry is None else entry.conflict is not None,
             has_actor=where.namespace not in self._storage.totals,
         )
@@ -160,7 +158,9 @@ class UsageReader:
         keys: dict[Key, None] = {
             each.where[1:3]: None
             for each in read
-            if "base" in each.fields and each.record.sequence in rejections and not each.where.reason
+            if each.record.sequence in rejections
+            and not each.where.reason
+            and "base" in fields_of(each.record, is_accepted=False)
         }
         found: set[int] = set()
         for key in keys:

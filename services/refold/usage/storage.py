@@ -67,7 +67,10 @@ class _Session:
 
 
 class Storage:
-    """The file, held by this process alone until `close`."""
+    """The file, held by this process alone until `close`.
+
+    `statuses` are all events by the number of their `Status`, as checkpoints count them.
+    """
 
     def __init__(self, path: Path, log_id: str, totals: Collection[str] = ()) -> None:
         """Open the file or make it; a file of other `totals` or of another format is emptied.
@@ -116,6 +119,7 @@ class Storage:
             # Of several, the last one: an actor's sessions are in the order of their numbers.
             self._sessions[names] = _Session(number, names, started, ended)
         (self._last_session,) = self.file.execute(SQL["last_session"]).fetchone()
+        self.statuses: list[int] = list(self.file.execute(SQL["status_counts"]).fetchone())
 
     def add(self, events: Sequence[Counted], position: Position) -> None:
         """Count events up to a position, all or none. Raises `StoreFull`, `StoreUnavailable`."""
@@ -134,12 +138,11 @@ class Storage:
             kind = StoreFull if error.sqlite_errorcode == sqlite3.SQLITE_FULL else StoreUnavailable
             raise kind(f"{self.path} cannot be written: {error}") from error
         self.position = position
+        for counts in rows.values():
+            for status, cell in enumerate((_EFFECTIVE, _MERGED, _REJECTED, _DUPLICATE)):
+                self.statuses[status] += counts[cell]
+            self.statuses[Status.applied] -= counts[_MERGED]
         self._forget(position.time)
-
-    def status_counts(self) -> tuple[int, ...]:
-        """Return the events by their status, as checkpoints count them: applied, merged, rejected, duplicate."""
-        found: tuple[int, ...] = self.file.execute(SQL["status_counts"]).fetchone()
-        return found
 
     def _count(
         self,
@@ -161,18 +164,23 @@ class Storage:
         run = self._session(
             home, who, NONE if session is None else numbers.get(session) or number(session), time
         )
-        for counts in (_cells(rows, row, sequence), _cells(sessions, run, sequence)):
-            counts[_EVENTS] += 1
-            counts[_CONFLICTS] += is_conflict
-            counts[_BYTES] += size
+        counts, of_session = _cells(rows, row, sequence), _cells(sessions, run, sequence)
+        for cells in (counts, of_session):
+            cells[_EVENTS] += 1
+            cells[_CONFLICTS] += is_conflict
+            cells[_BYTES] += size
             for cell in _CELLS[status]:
-                counts[cell] += 1
-        counts[_OPERATIONS] += len(sections)
+                cells[cell] += 1
         documents[row, named] = None
-        for place, _ in zip(places, sections, strict=False):
-            of_place = home, hour, who, what, place
-            _cells(rows, of_place, sequence)[_OPERATIONS] += 1
-            documents[of_place, named] = None
+        if sections:
+            of_session[_OPERATIONS] += len(sections)
+            for place in places:
+                if place == row[4]:
+                    counts[_OPERATIONS] += 1
+                    continue
+                of_place = home, hour, who, what, place
+                _cells(rows, of_place, sequence)[_OPERATIONS] += 1
+                documents[of_place, named] = None
 
     def _write(
         self,

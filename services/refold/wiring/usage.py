@@ -38,7 +38,7 @@ from refold.usage.storage import Storage
 from refold.wiring.audit import replayed_store
 from refold.wiring.http_server import serve
 from refold.wiring.servers import log_info, opened, reach
-from refold.wiring.service import Listener, stop_on_signals
+from refold.wiring.service import Listener, collect_seldom, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
 from refold.wiring.store_url import StoreUrl
 from refold.wiring.stores import store_urls
@@ -70,6 +70,7 @@ async def read_usage(settings: Settings, question: Mapping[str, Any], progress: 
     url = read_endpoints(settings.data).get("services", {}).get("usage")
     if url is not None and not settings.names_servers:
         return await _ask(str(url), question)
+    collect_seldom()
     found = reach(settings.data if "data" in settings.model_fields_set else None)
     log_id = (await log_info(found, "usage")).log_id
     storage = Storage(settings.data / FILE, log_id, _totals(settings))
@@ -144,6 +145,7 @@ def _full_store(settings: Settings) -> StoreUrl | None:
 async def run(settings: Settings) -> None:
     """Count and answer until SIGINT or SIGTERM. Raises `HistoryElsewhere` where every store is of recent depth."""
     stop = stop_on_signals()
+    collect_seldom()
     store = _full_store(settings)
     if store is None:
         message = (
