@@ -64,14 +64,10 @@ def scraping(
 ) -> dict[str, Any]:
     """Configure a Prometheus that scrapes services, given as URLs by the name of the process.
 
-    The series have `service` (gateway, projector, …, without a store or shard after a dash) and `instance`
-    (the process), as in `refold alerts`.
+    The series have the labels `service`, the name of the process, and `instance`, as in `refold alerts`.
     """
     groups = [
-        {
-            "targets": [url.removeprefix("http://")],
-            "labels": {"service": name.partition("-")[0], "instance": name},
-        }
+        {"targets": [url.removeprefix("http://")], "labels": {"service": name}}
         for name, url in targets.items()
     ]
     return {

@@ -91,3 +91,11 @@ def test_caches_are_counted_under_the_documented_names():
     shown = generate_latest(registry)
     for line in (b"hits_total{%b} 3.0", b"misses_total{%b} 2.0", b"bytes{%b} 1000.0"):
         assert b"refold_cache_" + line % b'cache="states"' in shown
+
+
+def test_the_size_of_the_log_has_no_sample_before_it_is_measured():
+    registry = CollectorRegistry()
+    metrics = ProjectorMetrics(registry)
+    assert registry.get_sample_value("refold_log_bytes") is None
+    metrics.log_bytes.set(0)
+    assert registry.get_sample_value("refold_log_bytes") == 0

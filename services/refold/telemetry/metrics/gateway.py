@@ -34,6 +34,8 @@ class GatewayMetrics:
             "Appends that were not acknowledged, by whether they were found in the log: yes, no or unknown.",
             ["found"],
         )
+        for found in ("yes", "no", "unknown"):
+            self.append_lost.labels(found)
         self.strict = counter(
             "refold_strict_total", "Writes with a condition, by what came of them.", ["result"]
         )

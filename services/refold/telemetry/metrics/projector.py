@@ -5,11 +5,13 @@ Created by the projector's composition, and set by `refold.projector`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import Metric
 
 from refold.core.document import STATUSES
 from refold.telemetry.metrics import BYTES, COUNTS, NAMESPACES_MAX, SECONDS, NamespaceLabels, exemplar_of
@@ -109,7 +111,7 @@ class ProjectorMetrics:
         )
 
     def _add_log(self, registry: CollectorRegistry) -> None:
-        gauge = partial(Gauge, registry=registry)
+        gauge = partial(_MeasuredGauge, registry=registry)
         self.log_last_sequence = gauge("refold_log_last_sequence", "Sequence of the log's last event.")
         self.log_bytes = gauge("refold_log_bytes", "Bytes that the log takes.")
         self.log_limit_bytes = gauge(
@@ -117,7 +119,9 @@ class ProjectorMetrics:
             "Bytes that the log may take: of its stream, else of its server; +Inf where neither is known.",
         )
         self.log_subjects = gauge("refold_log_subjects", "Subjects that have an event in the log.")
-        self.log_replicas = gauge("refold_log_replicas", "Servers that store the log.", ["state"])
+        self.log_replicas = Gauge(
+            "refold_log_replicas", "Servers that store the log.", ["state"], registry=registry
+        )
         self.log_leader_changes = Counter(
             "refold_log_leader_changes_total",
             "Times that another server was found to be the leader of the log.",
@@ -166,3 +170,17 @@ class ProjectorMetrics:
         if sequence > self.counted_sequence:
             labels = self._labels.of(namespace), strategy.partition(":")[0], status
             self.conflicts.labels(*labels).inc()
+
+
+class _MeasuredGauge(Gauge):
+    """A gauge without a sample until it is set: Prometheus would take the 0 of each start for a measurement."""
+
+    def __init__(self, name: str, documentation: str, *, registry: CollectorRegistry) -> None:
+        super().__init__(name, documentation, registry=registry)
+        self.set(math.nan)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metric, with its sample once there is one."""
+        for metric in super().collect():
+            metric.samples = [sample for sample in metric.samples if not math.isnan(sample.value)]
+            yield metric
