@@ -17,7 +17,7 @@ from refold.log.memory import MemoryNotices
 from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.store.layers.dictionaries import DictionaryKeeper
 from refold.store.ports import Reader
-from refold.telemetry.metrics import ProjectorMetrics
+from refold.telemetry.metrics.projector import ProjectorMetrics
 from refold.wiring.servers import opened
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl

@@ -34,6 +34,7 @@ HOT = 0.2
 CACHE_BYTES = 160 * 1024
 DOWN_SECONDS = 1.5
 RECOVERY_SECONDS = 30.0
+EXPOSITION_SECONDS = 1.1
 SETTINGS = ("none", "snappy", "gzip:6", "zstd:1", "zstd:1, dictionary", "zstd:1, dictionary, keys")
 ON_DISK = {
     "redis": "",
@@ -139,11 +140,11 @@ async def read_mostly_some(refold: Refold) -> None:
     """Read orders through the gateway, most of the time the same ones."""
     say(f"{READS:,} reads through the gateway, four fifths of them of a fifth of the orders")
     chance = Random(2)  # noqa: S311 - not a secret.
-    before = metrics(refold)
+    before = await metrics(refold)
     for _ in range(READS):
         share = HOT if chance.random() < 0.8 else 1
         await refold.get(NAMESPACE, name(chance.randrange(int(ORDERS * share))))
-    after = metrics(refold)
+    after = await metrics(refold)
     hits, misses = (
         after[f'refold_cache_{what}_total{{cache="states"}}']
         - before[f'refold_cache_{what}_total{{cache="states"}}']
@@ -157,11 +158,18 @@ async def read_mostly_some(refold: Refold) -> None:
     assert held <= CACHE_BYTES
 
 
-def metrics(refold: Refold) -> dict[str, float]:
-    """Return the gateway's metrics."""
-    with urlopen(f"{refold.url}/metrics") as response:  # noqa: S310 - it is the gateway.
-        lines = re.findall(r"^(\w[^ ]*) (\S+)$", response.read().decode(), re.MULTILINE)
-    return {key: float(value) for key, value in lines}
+async def metrics(refold: Refold) -> dict[str, float]:
+    """Return the gateway's metrics as they are now."""
+    # What it answers is up to a second old.
+    await asyncio.sleep(EXPOSITION_SECONDS)
+    text = await asyncio.to_thread(read_text, f"{refold.url}/metrics")
+    return {key: float(value) for key, value in re.findall(r"^(\w[^ ]*) (\S+)$", text, re.MULTILINE)}
+
+
+def read_text(url: str) -> str:
+    """Return what the gateway answers."""
+    with urlopen(url) as response:  # noqa: S310 - it is the gateway.
+        return str(response.read(), "utf-8")
 
 
 async def try_settings(settings: Settings, folder: Path) -> None:
@@ -223,7 +231,7 @@ async def kill_first_store(refold: Refold, redis: RedisServer) -> None:
         resync = time.monotonic() - started
         await asyncio.sleep(1)
     show_traffic(seen)
-    found = metrics(refold)
+    found = await metrics(refold)
     opened, closed = (
         found[f'refold_store_breaker_{what}_total{{store="redis"}}'] for what in ("openings", "closings")
     )

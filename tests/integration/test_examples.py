@@ -26,6 +26,7 @@ SCRIPTS = ("01_basic_state_sync/main.py", "02_collaborative_editing/main.py")
 """Examples that start a system of their own."""
 STORAGE = "05_storage_backends/main.py"
 HANDLERS = "07_enhanced_event_handlers/main.py"
+PERFORMANCE = "08_performance_optimization/main.py"
 MEASURING = "03_realtime_dashboard/main.py"
 
 
@@ -49,7 +50,7 @@ def measuring():
 def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == SHOWN.keys()
     assert {path.parent.name for path in EXAMPLES.glob("0*/*")} == {
-        name.split("/")[0] for name in (*SCRIPTS, MEASURING, STORAGE, HANDLERS)
+        name.split("/")[0] for name in (*SCRIPTS, MEASURING, STORAGE, HANDLERS, PERFORMANCE)
     }
 
 
@@ -88,9 +89,10 @@ def test_the_stores_example_prints_what_its_readme_shows_but_for_the_figures():
 
 
 @pytest.mark.slow
-def test_the_handlers_example_prints_what_its_readme_shows_but_for_the_figures():
-    """It also checks that every acknowledged change is there, once."""
-    assert f"```\n{without_figures(run(HANDLERS)).strip()}\n```\n" in without_figures(readme_of(HANDLERS))
+@pytest.mark.parametrize("name", [HANDLERS, PERFORMANCE])
+def test_a_long_example_prints_what_its_readme_shows_but_for_the_figures(name):
+    """That of the handlers also checks that every acknowledged change is there, once."""
+    assert f"```\n{without_figures(run(name)).strip()}\n```\n" in without_figures(readme_of(name))
 
 
 @pytest.mark.slow

@@ -1,0 +1,65 @@
+"""Batches by themselves: what comes at the same time is appended together, folded together and committed together."""
+
+import asyncio
+import time
+
+from services import metrics_of
+from show import say, table
+
+from refold.client import Refold
+from refold.embedded import read_endpoints
+from refold.wiring.system import System
+
+NAMESPACE = "writers"
+WRITERS = (1, 8, 64)
+SECONDS = 1.0
+DOCUMENTS = 200
+
+
+async def count_commits(system: System) -> None:
+    """Let more and more clients write single events; print how many of them each commit has."""
+    say("Batches: clients that write one event after the other, each waits for its outcome")
+    projector = read_endpoints(system.data)["services"]["projector"]
+    rows = [("clients", "events/s", "an event takes", "events in a commit", "a commit takes")]
+    async with Refold(system.http) as refold:
+        lines = [{"doc": f"counter-{number}", "put": {"count": 0}} for number in range(DOCUMENTS)]
+        await refold.append(NAMESPACE, lines, committed=True)
+        total = 0
+        before = await metrics_of(projector)
+        for clients in WRITERS:
+            until = time.monotonic() + SECONDS
+            written = await asyncio.gather(*(_write(refold, number, until) for number in range(clients)))
+            await refold.put(NAMESPACE, "end", None, committed=True)
+            after = await metrics_of(projector)
+            events, commits, seconds = (
+                after[name] - before[name]
+                for name in (
+                    "refold_commit_events_sum",
+                    "refold_commit_events_count",
+                    "refold_commit_seconds_sum",
+                )
+            )
+            before, count = after, sum(written)
+            total += count
+            rows.append(
+                (
+                    str(clients),
+                    f"{count / SECONDS:,.0f}",
+                    f"{1_000 * SECONDS * clients / count:.1f} ms",
+                    f"{events / commits:.0f}",
+                    f"{1_000 * seconds / commits:.1f} ms",
+                )
+            )
+        documents = [document async for document in refold.list(NAMESPACE, prefix="counter-")]
+    table(*rows)
+    assert sum(document.state["count"] for document in documents) == total
+
+
+async def _write(refold: Refold, number: int, until: float) -> int:
+    count = 0
+    while time.monotonic() < until:
+        document = f"counter-{(7 * number + count) % DOCUMENTS}"
+        outcome = await refold.patch(NAMESPACE, document, [{"op": "inc", "path": "/count", "inc": 1}])
+        outcome.raise_for_status()
+        count += 1
+    return count
