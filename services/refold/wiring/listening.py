@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Final
 
 from refold.gateway.responses import RETRY, Problem
+from refold.gateway.tracing import new_request_id
 from refold.telemetry.logging import get_logger
 from refold.wiring.service import Listener
 
@@ -124,7 +125,8 @@ def _refuse(connection: socket.socket) -> None:
         connection.recv(REQUEST_BYTES_MAX)
     detail = f"the event loop of this process has not turned for {TURN_SECONDS * LOOKS_MAX:g} s"
     response = Problem(503, "loop_blocked", detail, headers=RETRY).response()
-    lines = [b"%b: %b\r\n" % header for header in (*response.raw_headers, (b"connection", b"close"))]
+    headers = *response.raw_headers, new_request_id(), (b"connection", b"close")
+    lines = [b"%b: %b\r\n" % header for header in headers]
     connection.sendall(b"".join([b"HTTP/1.1 503 \r\n", *lines, b"\r\n", response.body]))
     connection.shutdown(socket.SHUT_WR)
 

@@ -618,6 +618,7 @@ async def test_while_the_loop_is_blocked_new_connections_are_answered_503(
             # This blocks the loop that serves.
             answered = asked.result(SECONDS)
         assert (answered.status_code, answered.json()["code"]) == (503, "loop_blocked")
+        assert len(answered.headers["Refold-Request-Id"]) == 32
         assert not serving.app.begun
         [blocked] = [each for each in logs if each["event"] == "loop_blocked"]
         assert any("test_http_server.py" in frame for frame in blocked["frames"])
