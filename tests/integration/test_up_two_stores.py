@@ -125,6 +125,8 @@ def test_usage_is_counted_from_files_by_a_service_and_from_redis_alone_by_a_repl
     for (namespace, query), expected in asked.items():
         response = httpx.get(f"{url}/usage/{namespace}?{query}", trust_env=False)
         assert (response.status_code, response.json()["code"]) == expected
+    rebound = httpx.get(f"{url}/usage/used", headers={"Host": "elsewhere.example"}, trust_env=False)
+    assert rebound.status_code == 421
     monkeypatch.chdir(tmp_path)
     password, address = read_passwords(up.data)["projector"], urlsplit(up.endpoints()["nats"]).netloc
     monkeypatch.setenv("REFOLD_NATS_URL", f"nats://projector:{password}@{address}")

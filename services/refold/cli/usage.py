@@ -24,20 +24,16 @@ SHOW: Final = "show"
 GROUPS_SHOWN: Final = 50
 """Rows of the table by default."""
 
-Flags = flags(*SERVERS, "usage_totals", "data", "probe", "log_level")
+Flags = flags(*SERVERS, "usage_totals", "data", "probe", "http_hosts", "cors_origins", "log_level")
 
 
 class UsageGroup(TyperGroup):
     """A group whose command is `show` where none is named."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Insert `show` before what is no command."""
-        return super().resolve_command(ctx, args if args[0] in self.commands else [SHOW, *args])
-
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments: options without a command are those of `show`."""
-        is_own = bool(args) and args[0] not in {"--help", "-h"}
-        return super().parse_args(ctx, [SHOW, *args] if is_own and args[0] not in self.commands else args)
+        """Insert `show` before what is neither a command nor a request for help."""
+        is_show = not args or args[0] not in {*self.commands, "--help", "-h"}
+        return super().parse_args(ctx, [SHOW, *args] if is_show else args)
 
 
 def show(
@@ -63,7 +59,7 @@ def show(
     """Print what was written in a namespace: events by hour, actor, type, section, or sessions by actor.
 
     The counts are exact. If no usage service runs, the events since the last time are counted first. They are of whole
-    hours: --from and --to are widened. A namespace that is called as a command is printed by `refold usage show`.
+    hours: --from and --to are widened. A namespace that is called like a command is printed by `refold usage show`.
     """
     from refold.wiring.settings import load
     from refold.wiring.usage import read_usage
@@ -147,7 +143,10 @@ def _cell(name: str, row: dict[str, Any]) -> str:
     return f"{value:,.1f}" if isinstance(value, float) else str(value)
 
 
-usage = typer.Typer(name="usage", cls=UsageGroup, no_args_is_help=False)
-usage.callback(help="Print what was written in a namespace, counted exactly.")(lambda: None)
+usage = typer.Typer(name="usage", cls=UsageGroup)
+ABOUT: Final = """Print what was written in a namespace, counted exactly.
+
+`refold usage NAMESPACE` is `refold usage show NAMESPACE`."""
+usage.callback(help=ABOUT)(lambda: None)
 usage.command(SHOW)(make_command(show))
 usage.command("serve")(make_command(serve))

@@ -29,6 +29,7 @@ from refold.core.errors import (
 )
 from refold.embedded import read_endpoints, running_settings
 from refold.embedded.process import http_get
+from refold.gateway.access import Access
 from refold.gateway.responses import Problem, json_response, problem_of
 from refold.log import end_of
 from refold.telemetry.logging import get_logger
@@ -161,7 +162,8 @@ async def run(settings: Settings) -> None:
                 _keep_counting(UsageReader(log, projection, storage)), name="usage"
             )
             counting.add_done_callback(lambda _: stop.set())
-            await serve(_application(storage), Listener.choose(settings.probe), stop=stop)
+            access = Access(hosts=parts_of(settings.http_hosts), cors_origins=parts_of(settings.cors_origins))
+            await serve(_application(storage, access), Listener.choose(settings.probe), stop=stop)
             counting.cancel()
             with suppress(asyncio.CancelledError):
                 await counting
@@ -200,7 +202,7 @@ _PARAMETERS: Final = {"begin": "from", "end": "to"}
 """Names of a question's parameters in a query string, where they differ."""
 
 
-def _application(storage: Storage) -> Any:
+def _application(storage: Storage, access: Access) -> Any:
     """Return the ASGI application: `/usage`, `/usage/{namespace}`, `/healthz`, `/readyz` and `/metrics`."""
     registry = CollectorRegistry()
     registry.register(_Counted(storage))
@@ -212,6 +214,8 @@ def _application(storage: Storage) -> Any:
             await metrics(scope, receive, send)
             return
         try:
+            if (refusal := access.refusal(scope)) is not None:
+                raise refusal
             if scope["method"] not in {"GET", "HEAD"}:
                 raise Problem(405, "method_not_allowed", "only GET", headers={"Allow": "GET, HEAD"})
             found = {"status": "alive"} if path in {"/healthz", "/readyz"} else _found(storage, path, scope)
@@ -222,7 +226,7 @@ def _application(storage: Storage) -> Any:
             response.body = b""
         await response(scope, receive, send)
 
-    return application
+    return access.answering_cors(application)
 
 
 def _found(storage: Storage, path: str, scope: Any) -> dict[str, Any]:
