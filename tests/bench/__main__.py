@@ -1,7 +1,7 @@
 """Measure Refold on this machine, beside what the hardware and the servers do alone in the same run.
 
 A command of its own, never a test: `PYTHONPATH=tests python -m bench rebuild`, or append, live, latency, fanout,
-stall, sdk, travel, read, history, memory, stores, growth; `goals` runs all that have a goal.
+stall, sdk, travel, read, history, memory, stores, telemetry, growth; `goals` runs all that have a goal.
 Each measurement starts a system of its own in a temporary folder, unless it takes `--url`.
 """
 
@@ -336,6 +336,33 @@ def stores(
     _measure(run, plan, chosen)
 
 
+def telemetry(
+    chosen: Chosen,
+    of: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Some of collectors, everything, writes, profile.")
+    ] = "collectors,everything,writes,profile",
+    rate: Annotated[float, typer.Option(min=1, help="Events a second of `collectors`.")] = 5_000.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Duration of each of `collectors`.")] = 60.0,
+    pair_seconds: Annotated[
+        float, typer.Option(min=1, max=60, help="Duration of each side of the others.")
+    ] = 10.0,
+    traced_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the events that are traced.")
+    ] = 0.01,
+) -> None:
+    """What telemetry costs: collectors that work or do not, everything on and off, and a profile while it is made."""
+    from bench.telemetry import MEASUREMENTS, Plan, run
+
+    plan = Plan(
+        measurements=_names(of, MEASUREMENTS),
+        rate=rate,
+        seconds=seconds,
+        pair_seconds=pair_seconds,
+        traced_share=traced_share,
+    )
+    _measure(run, plan, chosen)
+
+
 def growth(
     chosen: Chosen,
     events: Annotated[int, typer.Option(min=1, help="Events in the log at first.")] = 100_000,
@@ -413,6 +440,7 @@ for _command in (
     history,
     memory,
     stores,
+    telemetry,
     growth,
     goals,
 ):

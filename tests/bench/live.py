@@ -1,13 +1,13 @@
 """A publisher, the projector and both servers together: events committed a second, and the lag.
 
-Run by `python -m bench`, and by `bench.growth` at several sizes.
+Run by `python -m bench`, and by `bench.growth` at several sizes; `bench.telemetry` publishes as it does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -54,6 +54,7 @@ class Plan:
     finds_rate: bool = False
     trial_seconds: float = 6.0
     stale_share: float = 0.0
+    traced_share: float = 0.0
 
     @property
     def name(self) -> str:
@@ -110,7 +111,7 @@ class Course:
 async def run(options: Options, plan: Plan) -> Report:
     """Publish for some seconds each round, at one rate."""
     refuse_url(options, "it watches the log, the database and the processes of a system of its own")
-    async with whole_system(options) as system, _watching(system) as watch:
+    async with whole_system(options) as system, watching(system) as watch:
         if plan.prefilled:
             await fill(system.nats, plan.workload("before-").events(plan.prefilled))
             await fold_all(system)
@@ -135,12 +136,12 @@ async def run(options: Options, plan: Plan) -> Report:
 
 
 async def _rounds(
-    system: Whole, watch: _Watch, plan: Plan, options: Options, samples: Samples, rate: float, prefix: str
+    system: Whole, watch: Watch, plan: Plan, options: Options, samples: Samples, rate: float, prefix: str
 ) -> bool:
     """Publish at one rate in each round; return whether all rounds kept up. A search ends at one that did not."""
     for number in range(1, options.rounds + 1):
         samples.calibrate()
-        course = await _publish(system, watch, plan, f"{prefix}-{number}-", rate, plan.seconds)
+        course = await publish(system, watch, plan, f"{prefix}-{number}-", rate, plan.seconds)
         _note(course, plan, options, samples)
         peak = peak_bytes(system.pid("projector")) / MEBIBYTE
         memory = Measure(unit="MiB", durability=NO_DISK)
@@ -152,7 +153,9 @@ async def _rounds(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Watch:
+class Watch:
+    """The log and the projection of a system, to look at how far they are."""
+
     log: EventLog
     projection: Projection
 
@@ -168,25 +171,33 @@ class _Watch:
 
 
 @asynccontextmanager
-async def _watching(system: Whole) -> AsyncIterator[_Watch]:
+async def watching(system: Whole) -> AsyncIterator[Watch]:
+    """Connect to both."""
     settings = system.reached
     log = await open_log(settings.required("nats_url"), "refold-bench-watch")
     try:
         async with open_projection(settings) as projection:
-            yield _Watch(log=log, projection=projection)
+            yield Watch(log=log, projection=projection)
     finally:
         await log.close()
 
 
-async def _publish(
-    system: Whole, watch: _Watch, plan: Plan, prefix: str, rate: float, seconds: float
+async def publish(
+    system: Whole,
+    watch: Watch,
+    plan: Plan,
+    prefix: str,
+    rate: float,
+    seconds: float,
+    begin: Callable[[], None] = lambda: None,
 ) -> Course:
-    """Let the publisher run, sampling; then wait until all of it is folded."""
+    """Let the publisher run, sampling; then wait until all of it is folded. `begin` is called as it begins."""
     shape = {
         "documents": plan.documents,
         "document_bytes": plan.document_bytes,
         "kind": plan.documents_kind,
         "stale_share": plan.stale_share,
+        "traced_share": plan.traced_share,
     }
     await fill(system.nats, plan.workload(prefix).puts())
     await fold_all(system)
@@ -197,6 +208,7 @@ async def _publish(
         await publisher.ready()
         clock = ProcessorClock(system.pids)
         publisher.go()
+        begin()
         ending = asyncio.create_task(publisher.ended(), name="publisher")
         while not ending.done():
             await watch.look(course)
@@ -209,7 +221,7 @@ async def _publish(
     return course
 
 
-async def _until_folded(watch: _Watch, course: Course) -> None:
+async def _until_folded(watch: Watch, course: Course) -> None:
     """Wait for the rest and compare the counts with what was published."""
     last = (await watch.log.info()).last_sequence
     await until_committed(watch.projection, last)
@@ -221,7 +233,7 @@ async def _until_folded(watch: _Watch, course: Course) -> None:
         raise RefoldError("events were rejected", rejected=rejected)
 
 
-async def _find(system: Whole, watch: _Watch, plan: Plan, options: Options) -> float:
+async def _find(system: Whole, watch: Watch, plan: Plan, options: Options) -> float:
     """Double the rate until it is too high, then bisect."""
     low, high, number = 0.0, RATE_MAX, 0
     while high / max(low, LEAST_RATE) > PRECISION:
@@ -231,7 +243,7 @@ async def _find(system: Whole, watch: _Watch, plan: Plan, options: Options) -> f
             else (max(low, LEAST_RATE) * high) ** 0.5
         )
         number += 1
-        course = await _publish(system, watch, plan, f"f{number}-", trial, plan.trial_seconds)
+        course = await publish(system, watch, plan, f"f{number}-", trial, plan.trial_seconds)
         is_kept = course.keeps_up_with(trial)
         low, high = (trial, high) if is_kept else (low, trial)
         said = "kept up" if is_kept else "too much"

@@ -6,6 +6,7 @@ Fills logs, publishes at a rate, and is the baseline for Refold's appender and a
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Self, cast
 from urllib.parse import unquote, urlsplit
@@ -14,6 +15,7 @@ import orjson
 
 from refold.bench.workload import NAMESPACE, Event
 from refold.core.errors import LogUnavailable
+from refold.telemetry.tracing import SpanContext
 from refold.wiring.servers import inbox_of
 
 IN_FLIGHT_MAX: Final = 8
@@ -149,13 +151,18 @@ class BatchPublisher:
         self._wire = await Wire.connect(url, self._take)
         self._wire.subscribe(f"{self._inbox}.*")
 
-    def parcel(self, number: int, events: Sequence[Event]) -> Parcel:
-        """Write a batch's frames; the broker answers for the last event, or for one that it refuses."""
+    def parcel(self, number: int, events: Sequence[Event], traced_share: float = 0.0) -> Parcel:
+        """Write a batch's frames; the broker answers for the last event, or for one that it refuses.
+
+        A share of the events have a sampled trace context.
+        """
         batch = f"{self._inbox.rpartition('.')[2]}-{number}".encode()
         frames, last = [], len(events)
         for place, event in enumerate(events, 1):
             lines = b"Nats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (batch, place)
             reply = ""
+            if random.random() < traced_share:
+                lines += SpanContext.root().header_lines
             if place == last:
                 lines, reply = lines + b"Nats-Batch-Commit: 1\r\n", f"{self._inbox}.{number}"
             frames.append(frame(event, reply=reply, lines=lines))

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from bench import fanout, history, latency, live, memory, read, sdk, stall, travel
+from bench import fanout, history, latency, live, memory, read, sdk, stall, telemetry, travel
 from bench.__main__ import app
 from bench.load import get_request, send_at_rate
 from bench.system import Options
@@ -155,3 +155,38 @@ async def test_a_request_that_fails_ends_the_load_with_its_reason(system):
     requests = [get_request(system.url, "/v1/bench/absent")] * 20
     with pytest.raises(ServiceUnavailable, match="answered 404"):
         await send_at_rate(system.url, requests, rate=100, connections=4)
+
+
+async def test_a_collector_that_hangs_or_refuses_loses_spans_which_are_counted_and_nothing_else():
+    plan = telemetry.Plan(
+        measurements=("collectors",), rate=2_000, seconds=8, traced_share=1, documents=30, document_bytes=256
+    )
+    figures = named(await telemetry.run(SMALL, plan))
+
+    def spans(kind: str, result: str) -> float:
+        return figures[f"collector {kind}, 2,000/s, spans {result}"].median
+
+    assert spans("healthy", "sent") > 0
+    assert spans("healthy", "failed") == 0
+    assert spans("hanging", "dropped") > 0
+    assert spans("slow", "dropped") > 0
+    assert spans("hanging", "failed") > 0
+    assert spans("refusing", "failed") > 0
+    assert spans("hanging", "sent") == spans("refusing", "sent") == 0
+    assert all(spans("off", result) == 0 for result in ("sent", "failed", "dropped", "over"))
+    without = figures["collector off, 2,000/s, projector's memory at most"].median
+    for kind in telemetry.COLLECTORS[1:]:
+        # OpenTelemetry's modules are 20 MiB, 4,096 spans 4.
+        assert figures[f"collector {kind}, 2,000/s, projector's memory at most"].median < without + 48
+
+
+async def test_telemetry_is_measured_on_and_off_and_with_a_profile():
+    plan = telemetry.Plan(
+        measurements=("everything", "writes", "profile"), pair_seconds=1, documents=30, document_bytes=256
+    )
+    figures = named(await telemetry.run(SMALL, plan))
+    assert figures["flat out, throughput with telemetry on"].median > 0
+    assert figures["64 writers, throughput with telemetry on"].median > 0
+    has_cpu_of(figures, "flat out, telemetry on", "projector", "gateway", "alerts", "nats", "postgres")
+    assert figures["CPU of projector during a profile"].median > 0
+    assert figures["share of FoldState.fold in the profile, with what it calls"].median > 0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -39,7 +39,15 @@ class Collector:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.spans: list[Received] = []
+        self._spans: list[Received] = []
+        self._bodies: list[bytes] = []
+
+    @property
+    def spans(self) -> list[Received]:
+        """Return all spans; they are decoded here, not while a system is measured."""
+        while self._bodies:
+            self._decode(self._bodies.pop(0))
+        return self._spans
 
     def of(self, trace: str) -> list[Received]:
         """Return the spans of a trace."""
@@ -62,11 +70,14 @@ class Collector:
         return found[0]
 
     def take(self, body: bytes) -> None:
-        """Keep the spans of one request."""
+        """Keep one request."""
+        self._bodies.append(body)
+
+    def _decode(self, body: bytes) -> None:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             service = _values(resource.resource.attributes)["service.name"]
             for scope in resource.scope_spans:
-                self.spans.extend(_received(service, span) for span in scope.spans)
+                self._spans.extend(_received(service, span) for span in scope.spans)
 
 
 def tree(spans: list[Received]) -> dict[str, str]:
@@ -76,13 +87,16 @@ def tree(spans: list[Received]) -> dict[str, str]:
 
 
 @contextmanager
-def collecting() -> Iterator[Collector]:
-    """Run a collector."""
+def collecting(delay_seconds: float | None = 0.0) -> Iterator[Collector]:
+    """Run a collector that answers so long after a request; None: it never answers."""
+    is_ended = Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             assert self.path == "/v1/traces"
             collector.take(self.rfile.read(int(self.headers["Content-Length"])))
+            if is_ended.wait(delay_seconds):
+                return
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -98,6 +112,7 @@ def collecting() -> Iterator[Collector]:
     try:
         yield collector
     finally:
+        is_ended.set()
         server.shutdown()
         server.server_close()
 

@@ -33,6 +33,7 @@ async def publish_batches(
     document_bytes: int,
     kind: Kind,
     stale_share: float,
+    traced_share: float,
 ) -> dict[str, Any]:
     """Publish small events in atomic batches, made before; at a rate, or as fast as possible if it is 0."""
     publisher = await BatchPublisher.connect(url, f"live-{prefix}")
@@ -46,7 +47,9 @@ async def publish_batches(
     workload.skip(documents)
     size = batch_events(rate)
     events = workload.events(int((rate or FLAT_OUT_RATE) * seconds) or size)
-    parcels = [publisher.parcel(number, batch) for number, batch in enumerate(batches(events, size))]
+    parcels = [
+        publisher.parcel(number, batch, traced_share) for number, batch in enumerate(batches(events, size))
+    ]
     try:
         await signals.until_go()
         started_at = time.perf_counter()
