@@ -807,6 +807,9 @@ def test_top_prints_the_numbers_of_the_services(refold, up, monkeypatch):
     facts = printed(refold("status", "--json"))
     assert found["log"]["last_sequence"] == facts["last_sequence"]
     assert (found["lag"]["events"], found["rates"]["in"]) == (0, 0)
+    # Measured every few seconds: not before this test where it is the first.
+    assert found["replicas"].get("current", 1) == 1
+    assert found["alerts"] is None
     pids = {each["service"]: each["pid"] for each in found["services"]}
     assert pids == {name: up.child(name).pid for name in ("gateway", "projector")}
     assert all(each["memory_bytes"] for each in found["services"])
@@ -836,11 +839,14 @@ def test_top_fills_a_terminal_and_ends_with_a_key(up):
         "projector",
         "per second",
         "lag",
-        "append",
-        "request",
+        "latency",
         "namespace",
+        "log replicas",
+        "alerts firing   unknown",
     ):
         assert any(line.startswith(start) for line in lines), start
+    last_sequence = httpx.get(f"{up.url}/status", trust_env=False).json()["last_sequence"]
+    assert any(line.startswith(f"lag             0 of {last_sequence:,} events") for line in lines)
     assert "\x1b[1m" in screen
     # NO_COLOR: emphasis stays, colours go.
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", screen)

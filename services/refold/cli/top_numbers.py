@@ -32,6 +32,10 @@ COUNTED: Final = {
 }
 """Counters whose sums over all services are shown."""
 
+ALERTS: Final = "refold_alert_state"
+FIRING: Final = 2
+"""The value of an alert that fires."""
+
 ASKED_ROUTES: Final = frozenset({"/healthz", "/metrics", "/readyz", "/status", "/v1"})
 """Routes that this command and probes ask; their requests are not counted."""
 
@@ -139,6 +143,8 @@ def numbers(history: History, now: float) -> dict[str, Any]:
             {name: store.get(name) for name in ("store", "breaker", "lag_events", "problem")}
             for store in status.get("stores", ())
         ],
+        "replicas": _replicas(history),
+        "alerts": _firing(history),
         "subscribers": _sum_by_label(history, "refold_live_subscriptions", "mode"),
         "connections": _sum_by_label(history, "refold_live_connections", "endpoint"),
     }
@@ -235,10 +241,31 @@ def _namespaces(history: History) -> list[dict[str, Any]]:
     ]
 
 
+def _replicas(history: History) -> dict[str, float]:
+    """Return the servers that store the log, by state; each projector sees the same ones."""
+    found: dict[str, float] = {}
+    for last in _last_rounds(history):
+        for state, servers in last.by_label("refold_log_replicas", "state").items():
+            found[state] = max(found.get(state, 0.0), servers)
+    return found
+
+
+def _firing(history: History) -> list[dict[str, str]] | None:
+    """Return the alerts that fire, pages first; None where no alert engine answers."""
+    states = [each for last in _last_rounds(history) for each in last.samples if each.name == ALERTS]
+    firing = {(each.labels["alert"], each.labels["severity"]) for each in states if each.value == FIRING}
+    ranked = sorted(firing, key=lambda each: (each[1] != "page", each))
+    return [{"alert": alert, "severity": severity} for alert, severity in ranked] if states else None
+
+
+def _last_rounds(history: History) -> list[Scraped]:
+    """Return what the services that answer have exposed last."""
+    return [each.rounds[-1] for each in history.services.values() if each.rounds and not each.is_silent]
+
+
 def _sum_by_label(history: History, name: str, label: str) -> dict[str, float]:
     found: dict[str, float] = {}
-    for service in history.services.values():
-        if service.rounds and not service.is_silent:
-            for value, count in service.rounds[-1].by_label(name, label).items():
-                found[value] = found.get(value, 0.0) + count
+    for last in _last_rounds(history):
+        for value, count in last.by_label(name, label).items():
+            found[value] = found.get(value, 0.0) + count
     return found

@@ -23,7 +23,7 @@ SORTS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _HEADER: Final = "bold"
-_GONE: Final = "red"
+_ALARM: Final = "red"
 _BAD: Final = "yellow"
 _RUNNING: Final = frozenset({"ready", "working", "alive"})
 
@@ -47,7 +47,12 @@ def screen(numbers: Mapping[str, Any], *, url: str, columns: int, rows: int, sor
         *_lag(numbers),
         *_latencies(numbers["latencies"]),
     ]
-    below = [*_stores(numbers["stores"]), _subscribers(numbers)]
+    below = [
+        *_stores(numbers["stores"]),
+        _replicas(numbers["replicas"]),
+        _alerts(numbers["alerts"]),
+        _subscribers(numbers),
+    ]
     namespaces = list(_namespaces(numbers["namespaces"], sort))
     middle = namespaces[: max(2, rows - len(above) - len(below))]
     return [Line(line.text[:columns], line.style) for line in [*above, *middle, *below][:rows]]
@@ -68,7 +73,7 @@ def _services(services: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
     for each in services[:SERVICES_MAX]:
         head = f"{each['service'][:15]:<16}{each['pid'] or '-':>8}"
         if each["is_silent"]:
-            yield Line(f"{head}{'-':>7}{'-':>10}  no answer for {each['silent_seconds']:.0f} s", _GONE)
+            yield Line(f"{head}{'-':>7}{'-':>10}  no answer for {each['silent_seconds']:.0f} s", _ALARM)
             continue
         memory = each["memory_bytes"]
         rate = each["requests"] if each["folded"] is None else each["folded"]
@@ -98,9 +103,10 @@ def _lag(numbers: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _latencies(latencies: Mapping[str, Mapping[str, float | None]]) -> Iterator[Line]:
-    yield Line(f"{'latency':<16}{'p50':>12}{'p99':>12}", _HEADER)
-    for name, each in latencies.items():
-        yield Line(f"{name:<16}{_milliseconds(each['p50']):>12}{_milliseconds(each['p99']):>12}")
+    yield Line(f"{'latency':<16}" + "".join(f"{name:>12}" for name in latencies), _HEADER)
+    for quantile in ("p50", "p99"):
+        cells = (f"{_milliseconds(each[quantile]):>12}" for each in latencies.values())
+        yield Line(f"{quantile:<16}{''.join(cells)}")
 
 
 def _namespaces(namespaces: Sequence[Mapping[str, Any]], sort: str) -> Iterator[Line]:
@@ -122,6 +128,19 @@ def _stores(stores: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
         style = "" if each["breaker"] == "closed" and not each["problem"] else _BAD
         text = f"breaker {each['breaker']}, behind by {each['lag_events']:,} events{problem}"
         yield Line(f"{'store ' + each['store'][:9]:<16}{text}", style)
+
+
+def _replicas(replicas: Mapping[str, float]) -> Line:
+    found = [f"{servers:,.0f} {state}" for state, servers in replicas.items() if servers]
+    style = _BAD if any(servers for state, servers in replicas.items() if state != "current") else ""
+    return Line(f"{'log replicas':<16}{', '.join(found) or 'unknown'}", style)
+
+
+def _alerts(alerts: Sequence[Mapping[str, str]] | None) -> Line:
+    if alerts is None:
+        return Line(f"{'alerts firing':<16}unknown: no alert engine answers")
+    names = [f"{each['alert']} ({each['severity']})" for each in alerts]
+    return Line(f"{'alerts firing':<16}{', '.join(names) or 'none'}", _ALARM if alerts else "")
 
 
 def _subscribers(numbers: Mapping[str, Any]) -> Line:

@@ -14,6 +14,8 @@ FOLDED, CPU, APPEND = (
     "refold_append_seconds_bucket",
 )
 
+REPLICAS = {"current": 2, "lagging": 0, "offline": 1}
+
 
 def scraped(time, *samples, stage="working"):
     return Scraped(time=time, stage=stage, samples=tuple(Sample(*sample) for sample in samples), pid=7)
@@ -75,6 +77,25 @@ def test_a_service_that_does_not_answer_stays_with_its_age(history):
     assert line.text.endswith("no answer for 6 s")
 
 
+def test_replicas_are_those_of_any_projector_and_alerts_those_that_fire(history):
+    assert (numbers(history, 4.0)["replicas"], numbers(history, 4.0)["alerts"]) == ({}, None)
+    states = [("refold_log_replicas", {"state": state}, count) for state, count in REPLICAS.items()]
+    for name in ("projector", "projector-2"):
+        history.add(5.0, name, "http://p", scraped(5.0, *states))
+    fired = (("LagSeconds", "ticket", 2), ("NoOwner", "page", 2), ("Memory", "ticket", 1))
+    alerts = [("refold_alert_state", {"alert": name, "severity": how}, state) for name, how, state in fired]
+    history.add(5.0, "alerts", "http://a", scraped(5.0, *alerts))
+    found = numbers(history, 5.0)
+    assert found["replicas"] == REPLICAS
+    assert [each["alert"] for each in found["alerts"]] == ["NoOwner", "LagSeconds"]
+    shown_lines = {line.text.partition("  ")[0]: line for line in shown(history, 5.0)}
+    assert shown_lines["log replicas"].text.endswith("2 current, 1 offline")
+    assert shown_lines["alerts firing"].text.endswith("NoOwner (page), LagSeconds (ticket)")
+    assert shown_lines["alerts firing"].style == "red"
+    history.add(6.0, "alerts", "http://a", scraped(6.0, *((*each[:2], 0) for each in alerts)))
+    assert numbers(history, 6.0)["alerts"] == []
+
+
 def test_everything_fits_on_80_by_24(history):
     for place in range(9):
         history.add(4.0, f"projector-{place}", "http://q", scraped(4.0, stage="standby"))
@@ -93,6 +114,8 @@ def test_everything_fits_on_80_by_24(history):
         "request",
         "n49",
         "store redis",
+        "log replicas",
+        "alerts firing",
         "subscribers",
     ):
         assert part in text
