@@ -16,15 +16,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from refold.alerts.delivery import Delivery
-from refold.alerts.http import get
 from refold.alerts.rules import Rules
 from refold.alerts.samples import Sample, Samples, Target
 from refold.alerts.state import FIRING, Machine
 from refold.alerts.storage import Storage
 from refold.core.errors import Refused
+from refold.telemetry.http import get
 from refold.telemetry.logging import get_logger
 
-METRICS_BYTES_MAX: Final = 16 * 1024 * 1024
 ANSWER_SECONDS_MAX: Final = 4.0
 """A target that has not answered within this, or within the interval, is down."""
 
@@ -151,11 +150,11 @@ async def scrape(target: Target, seconds: float) -> list[Sample] | None:
     """Return what a target exposes; None if it does not answer, or not with metrics."""
     path = WITHOUT_METRICS.get(target.service, "/metrics")
     try:
-        answer = await get(f"{target.url}{path}", seconds=seconds, body_bytes_max=METRICS_BYTES_MAX)
+        answer = await get(f"{target.url}{path}", seconds=seconds)
         if answer.status != 200:
             raise ValueError(f"{path} answered {answer.status}")
         return list(parse(answer.body.decode())) if path == "/metrics" else []
-    except (OSError, TimeoutError, ValueError, LookupError) as error:
+    except (OSError, ValueError, LookupError) as error:
         get_logger().debug("target_silent", target=target.service, url=target.url, error=str(error))
         return None
 

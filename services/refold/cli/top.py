@@ -22,8 +22,8 @@ from refold.cli.output import console, json_line, say
 from refold.core.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
-    from refold.alerts.http import Response
     from refold.cli.top_numbers import History, Scraped, Service
+    from refold.telemetry.http import Response
 
 GATEWAY: Final = "gateway"
 STARTED: Final = "process_start_time_seconds"
@@ -31,8 +31,6 @@ STARTED: Final = "process_start_time_seconds"
 
 ANSWER_SECONDS: Final = 3.0
 """A service that has not answered by then is shown as silent; the gateway's own checks end after 2 s."""
-
-ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
 
 
 async def top(
@@ -202,19 +200,19 @@ def _stage(ready: Response | None) -> str:
 
 def _pid_of(url: str) -> int | None:
     """Return the process on this machine that listens at an address; None where it cannot be known."""
-    from refold.alerts.http import LOOPBACK_HOSTS
     from refold.embedded.process import listening_pid
+    from refold.telemetry.http import LOOPBACK_HOSTS
 
     parts = urlsplit(url)
     return listening_pid(parts.port or 0) if parts.hostname in LOOPBACK_HOSTS else None
 
 
 async def _get(url: str, path: str) -> Response | None:
-    from refold.alerts.http import get
+    from refold.telemetry.http import get
 
     try:
-        return await get(url.rstrip("/") + path, seconds=ANSWER_SECONDS, body_bytes_max=ANSWER_BYTES_MAX)
-    except (OSError, TimeoutError, ValueError):
+        return await get(url.rstrip("/") + path, seconds=ANSWER_SECONDS)
+    except OSError:
         return None
 
 

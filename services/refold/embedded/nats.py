@@ -29,12 +29,15 @@ from refold.embedded.process import (
     SERVER_ENVIRONMENT,
     Command,
     Server,
-    http_get,
     program,
     start_on_port,
     wait_ready,
 )
 from refold.log import PAYLOAD_BYTES_MAX
+from refold.telemetry.http import get
+
+MONITOR_SECONDS: Final = 10.0
+"""One question to the server's monitoring."""
 
 Durability = Literal["fsync", "os"]
 """`fsync`: an acknowledged event survives power loss. `os`: for data that may be lost."""
@@ -184,16 +187,17 @@ def nats_program() -> Path:
 async def _is_ready(monitor_port: int) -> bool | None:
     """Return True once the server takes connections and has read its streams."""
     try:
-        status, _ = await http_get(LOOPBACK, monitor_port, "/healthz?js-enabled-only=true")
+        url = f"http://{LOOPBACK}:{monitor_port}/healthz?js-enabled-only=true"
+        answer = await get(url, seconds=MONITOR_SECONDS)
     except OSError:
         return None
-    return status == 200 or None
+    return answer.status == 200 or None
 
 
 async def _recovered(server: NatsServer) -> dict[str, bool]:
     """Return the streams that the server has read, and whether each is complete (one that allows no deletion)."""
-    _, body = await http_get(LOOPBACK, server.monitor_port, "/jsz?streams=true&config=true")
-    accounts: list[dict[str, Any]] = orjson.loads(body).get("account_details", [])
+    answer = await get(f"{server.monitor}/jsz?streams=true&config=true", seconds=MONITOR_SECONDS)
+    accounts: list[dict[str, Any]] = orjson.loads(answer.body).get("account_details", [])
     return {
         each["name"]: not each["config"].get("deny_delete")
         or (each["state"]["first_seq"] <= 1 and not each["state"].get("num_deleted"))

@@ -282,18 +282,6 @@ def choose_port(host: str, port: int = 0) -> int:
         return int(probe.getsockname()[1])
 
 
-async def http_get(host: str, port: int, path: str) -> tuple[int, bytes]:
-    """Send a GET; return status (0: no HTTP) and body. Raises `OSError` if nothing listens."""
-    reader, writer = await asyncio.open_connection(host, port)
-    try:
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
-        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-        status = head.split(b" ", 2)[1:2]
-        return (int(status[0]) if status and status[0].isdigit() else 0), body
-    finally:
-        writer.close()
-
-
 def listening_pid(port: int) -> int | None:
     """Return the process that listens at a TCP port of this machine; None if there is none that may be seen."""
     try:

@@ -9,15 +9,14 @@ import asyncio
 import re
 from contextlib import suppress
 from typing import Final
-from urllib.parse import urlsplit
 
 import orjson
 from faststream.nats import NatsBroker
 from faststream.nats.security import NatsUserPassword
 
-from refold.embedded.process import http_get
 from refold.log.jetstream import JetStreamLog
 from refold.log.jetstream.connection import credentials_of
+from refold.telemetry.http import get
 from refold.wiring.servers import inbox_of
 
 LIMIT_SECONDS: Final = 30.0
@@ -30,14 +29,10 @@ _PING_SECONDS: Final = 5
 
 async def watch_storage_limit(log: JetStreamLog, monitor: str) -> None:
     """Ask NATS' monitoring how many bytes its server may store, until cancelled: the log has no other bound."""
-    address = urlsplit(monitor)
-    assert address.hostname is not None
-    assert address.port is not None
     while True:
-        with suppress(OSError, TimeoutError, orjson.JSONDecodeError, KeyError):
-            async with asyncio.timeout(_MONITOR_SECONDS):
-                _, body = await http_get(address.hostname, address.port, "/jsz")
-            log.server_limit_bytes = orjson.loads(body)["config"]["max_storage"]
+        with suppress(OSError, orjson.JSONDecodeError, KeyError):
+            answer = await get(f"{monitor}/jsz", seconds=_MONITOR_SECONDS)
+            log.server_limit_bytes = orjson.loads(answer.body)["config"]["max_storage"]
         # It is set when the server starts.
         await asyncio.sleep(LIMIT_SECONDS)
 

@@ -16,8 +16,9 @@ from refold.core import json_text
 from refold.core.errors import ChildFailed, EmbeddedError, raising_first
 from refold.embedded.nats import NatsServer, space_bytes
 from refold.embedded.postgres import PostgresServer
-from refold.embedded.process import START_SECONDS, Process, http_get
+from refold.embedded.process import START_SECONDS, Process
 from refold.log import BATCH_BYTES_MAX
+from refold.telemetry.http import BadAnswer, get
 
 Say = Callable[[str], None]
 
@@ -51,6 +52,7 @@ class Fault(NamedTuple):
 
 
 NOT_LISTENING: Final = Fault("it does not listen", START_SECONDS)
+NO_ANSWER: Final = Fault("it did not answer", SILENT_SECONDS)
 
 
 class Part:
@@ -125,7 +127,7 @@ class Part:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await self._ask_health()
         except TimeoutError:
-            return Fault("it did not answer", SILENT_SECONDS)
+            return NO_ANSWER
 
     async def _restarted(self, failure: ChildFailed, recent: deque[float], say: Say) -> Process:
         while True:
@@ -173,13 +175,15 @@ async def kept(parts: Sequence[Part], say: Say) -> AsyncIterator[None]:
                 task.cancel()
 
 
-async def service_fault(host: str, port: int) -> Fault | None:
+async def service_fault(url: str) -> Fault | None:
     """Ask a service's `/healthz`."""
     try:
-        status, _ = await http_get(host, port, "/healthz")
+        answer = await get(f"{url}/healthz", seconds=ANSWER_SECONDS)
+    except (TimeoutError, BadAnswer):
+        return NO_ANSWER
     except OSError:
         return NOT_LISTENING
-    return None if status == 200 else Fault(f"/healthz answered {status}", SILENT_SECONDS)
+    return None if answer.status == 200 else Fault(f"/healthz answered {answer.status}", SILENT_SECONDS)
 
 
 async def nats_fault(server: NatsServer) -> Fault | None:
@@ -188,14 +192,17 @@ async def nats_fault(server: NatsServer) -> Fault | None:
     After a failed write, its stream takes no event until the server is restarted; its bound is set when it starts.
     """
     try:
-        status, body = await http_get(server.host, server.monitor_port, "/healthz")
-        if status != 200:
-            what = str(json_text.object_in(body).get("error") or f"/healthz answered {status}")
+        health = await get(f"{server.monitor}/healthz", seconds=ANSWER_SECONDS)
+        if health.status != 200:
+            error = json_text.object_in(health.body).get("error")
+            what = str(error or f"/healthz answered {health.status}")
             return Fault(what, UNWRITABLE_SECONDS if _WRITE_ERROR in what else SILENT_SECONDS)
-        _, body = await http_get(server.host, server.monitor_port, "/jsz")
+        answer = await get(f"{server.monitor}/jsz", seconds=ANSWER_SECONDS)
+    except (TimeoutError, BadAnswer):
+        return NO_ANSWER
     except OSError:
         return NOT_LISTENING
-    found = json_text.object_in(body)
+    found = json_text.object_in(answer.body)
     is_full = "config" in found and found["config"]["max_storage"] - found["storage"] < BATCH_BYTES_MAX
     if is_full and space_bytes(server.home) > SPACE_AT_BOUND_BYTES:
         return Fault("the log has reached its bound, and the disk has space", UNWRITABLE_SECONDS)

@@ -31,8 +31,9 @@ from refold.core.errors import (
 from refold.embedded import write_endpoints
 from refold.embedded.nats import NatsUser, start_nats
 from refold.embedded.postgres import start_postgres
-from refold.embedded.process import LOOPBACK, START_SECONDS, Process, http_get
+from refold.embedded.process import LOOPBACK, START_SECONDS, Process
 from refold.history import check_documents
+from refold.telemetry.http import get
 from refold.telemetry.logging import configure
 from refold.wiring.servers import Servers, log_cipher, make_embedded_log, opened, running_servers
 from refold.wiring.service import Listener, hand_work, start_process, stop_on_signals
@@ -137,7 +138,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
                 flags["alerts_targets"] = _targets(listeners, servers)
             start = partial(_start_service, service.service, name, flags, log)
             hand_work(processes[name], log, flags)
-            ask = partial(service_fault, *listener.reachable)
+            ask = partial(service_fault, listener.url)
             # Nothing that only watches may end what it watches.
             is_vital = service.service not in {"alerts", "usage"}
             parts.append(Part(processes[name], start, ask, has_space, is_vital=is_vital))
@@ -145,7 +146,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
         for part in parts:
             stack.push_async_callback(part.stop)
         async with kept(parts, say):
-            await _until_ready(listeners["gateway"].reachable, say)
+            await _until_ready(listeners["gateway"].url, say)
             urls = {name: listener.url for name, listener in listeners.items()}
             http = urls["gateway"]
             endpoints = {
@@ -323,7 +324,7 @@ def _where(store: StoreUrl) -> str:
     return str(store.folder) if store.kind == "files" else urlsplit(store.url).netloc.rpartition("@")[2]
 
 
-async def _until_ready(gateway: Listener, say: Say) -> None:
+async def _until_ready(gateway: str, say: Say) -> None:
     """Wait for the gateway's readiness probe. Raises `TimedOut` if nothing makes progress for too long."""
     loop = asyncio.get_running_loop()
     deadline, say_at, folded_sequence = loop.time() + START_SECONDS, loop.time() + SAY_SECONDS, -1
@@ -339,15 +340,14 @@ async def _until_ready(gateway: Listener, say: Say) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _not_ready(gateway: Listener) -> dict[str, Any] | None:
+async def _not_ready(gateway: str) -> dict[str, Any] | None:
     """Return the readiness probe's problem document, empty if there is none; None when it is ready."""
     # A response that is cut off: the gateway has just ended.
     with suppress(OSError, orjson.JSONDecodeError):
-        async with asyncio.timeout(PROBE_SECONDS):
-            status, body = await http_get(gateway.host, gateway.port, "/readyz")
-        if status == 200:
+        answer = await get(f"{gateway}/readyz", seconds=PROBE_SECONDS)
+        if answer.status == 200:
             return None
-        if status == 503:
-            problem: dict[str, Any] = orjson.loads(body)
+        if answer.status == 503:
+            problem: dict[str, Any] = orjson.loads(answer.body)
             return problem
     return {}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 from prometheus_client import CollectorRegistry, make_asgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -28,10 +28,10 @@ from refold.core.errors import (
     TimedOut,
 )
 from refold.embedded import read_endpoints, running_settings
-from refold.embedded.process import http_get
 from refold.gateway.access import Access
 from refold.gateway.responses import Problem, json_response, problem_of
 from refold.log import end_of
+from refold.telemetry.http import get
 from refold.telemetry.logging import get_logger
 from refold.usage.reader import UsageReader
 from refold.usage.report import Question, answer
@@ -91,18 +91,14 @@ async def _ask(url: str, question: Mapping[str, Any]) -> Any:
     """Ask the usage service."""
     given = {_PARAMETERS.get(name, name): value for name, value in question.items() if value is not None}
     path = "/usage" + (f"/{quote(given.pop('namespace'))}" if "namespace" in given else "")
-    address = urlsplit(url)
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            status, body = await http_get(
-                address.hostname or "", address.port or 80, f"{path}?{urlencode(given)}"
-            )
-    except (OSError, TimeoutError) as error:
+        response = await get(f"{url.rstrip('/')}{path}?{urlencode(given)}", seconds=ANSWER_SECONDS)
+    except OSError as error:
         raise ServiceUnavailable(f"the usage service at {url} does not answer: {error}") from error
-    found = json_text.object_in(body)
-    if status != 200:
+    found = json_text.object_in(response.body)
+    if response.status != 200:
         facts = {"field": str(found.get("field", "")), "shape": str(found.get("shape", ""))}
-        detail = str(found.get("detail", f"the usage service answered {status}"))
+        detail = str(found.get("detail", f"the usage service answered {response.status}"))
         raise Refused(
             str(found.get("code", "bad_usage")), detail.removeprefix(f"{facts['field']}: "), **facts
         )

@@ -171,7 +171,7 @@ async def test_a_service_that_recovers_in_time_is_not_restarted(monkeypatch):
 async def test_an_unanswered_probe_counts_as_unhealthy(monkeypatch):
     monkeypatch.setattr(module, "ASK_SECONDS", 0.0)
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.01)
-    monkeypatch.setattr(module, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "NO_ANSWER", module.Fault("it did not answer", 0.0))
 
     class Silent(Process):
         async def fault(self):

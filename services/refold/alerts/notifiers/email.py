@@ -16,9 +16,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from refold.alerts import Notice, Notification, digest_of
-from refold.alerts.http import LOOPBACK_HOSTS
 from refold.alerts.notifiers import SEND_SECONDS, NotDelivered, Sender
 from refold.alerts.notifiers.webhook import time_text
+from refold.telemetry.http import LOOPBACK_HOSTS
 
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+$", max_length=254)]
 

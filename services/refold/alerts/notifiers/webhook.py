@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, SecretStr
 
 from refold.alerts import Notice, Notification
-from refold.alerts.http import LOOPBACK_HOSTS, AddressRefused, post
 from refold.alerts.notifiers import SEND_SECONDS, NotDelivered, Sender
 from refold.core import json_text
+from refold.telemetry.http import LOOPBACK_HOSTS, AddressRefused, post
 
 
 def _secure_url(url: SecretStr) -> SecretStr:
@@ -128,7 +128,7 @@ async def deliver(
         raise NotDelivered(str(error), is_final=True) from error
     except TimeoutError as error:
         raise NotDelivered(f"{host} did not answer within {SEND_SECONDS:.0f} s") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise NotDelivered(f"{host} cannot be reached: {error}") from error
     if 200 <= response.status < 300:
         return

@@ -1,6 +1,6 @@
-"""One HTTP request with bounds: scrapes of metrics, and deliveries to webhooks. No redirects, no proxies, no reuse.
+"""One HTTP request with bounds: probes, metrics, and deliveries to webhooks. No redirects, no proxies, no reuse.
 
-Used by the engine and by the notifiers.
+Used by `refold.alerts`, by `refold.embedded` and `refold.wiring` for the parts that they watch, and by `refold top`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 HEAD_BYTES_MAX: Final = 64 * 1024
+BODY_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Of metrics and of monitoring; probes have far less."""
+
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -28,15 +31,19 @@ class AddressRefused(OSError):
     """The host has an address that must not be reached."""
 
 
-async def get(url: str, *, seconds: float, body_bytes_max: int) -> Response:
-    """Send a GET and read the whole answer. Raises `OSError`, `TimeoutError`, `ValueError`."""
+class BadAnswer(OSError):
+    """The answer is no HTTP, incomplete, or too large."""
+
+
+async def get(url: str, *, seconds: float, body_bytes_max: int = BODY_BYTES_MAX) -> Response:
+    """Send a GET and read the whole answer. Raises `OSError`; of its kinds, `TimeoutError` and `BadAnswer`."""
     return await _exchange("GET", url, {}, b"", seconds, body_bytes_max, allows_private=True)
 
 
 async def post(
     url: str, headers: Mapping[str, str], body: bytes, *, seconds: float, allows_private: bool
 ) -> Response:
-    """Send a POST and read the head of the answer only. Raises `OSError`, `TimeoutError`, `ValueError`."""
+    """Send a POST and read the head of the answer only. Raises `OSError`, as `get`."""
     return await _exchange("POST", url, headers, body, seconds, 0, allows_private=allows_private)
 
 
@@ -63,10 +70,9 @@ async def _exchange(
             await writer.drain()
             status, answered = _read_head(await reader.readuntil(b"\r\n\r\n"))
             content = await _read_body(reader, body_bytes_max) if body_bytes_max else b""
-            is_chunked = answered.get("transfer-encoding", "").lower() == "chunked"
-            return Response(status, answered, _joined(content) if is_chunked else content)
+            return Response(status, answered, _whole(content, answered) if body_bytes_max else b"")
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            raise ValueError("the answer is no HTTP") from error
+            raise BadAnswer("the answer is no HTTP") from error
         finally:
             writer.transport.abort()
 
@@ -102,7 +108,7 @@ def _read_head(head: bytes) -> tuple[int, dict[str, str]]:
         or not words[0].startswith("HTTP/1.")
         or not (words[1].isdigit() and words[1].isascii())
     ):
-        raise ValueError("the answer is no HTTP")
+        raise BadAnswer("the answer is no HTTP")
     pairs = (line.partition(":") for line in lines if ":" in line)
     return int(words[1]), {name.strip().lower(): value.strip() for name, _, value in pairs}
 
@@ -113,12 +119,25 @@ async def _read_body(reader: asyncio.StreamReader, bytes_max: int) -> bytes:
     while more := await reader.read(HEAD_BYTES_MAX):
         content += more
         if len(content) > bytes_max:
-            raise ValueError(f"the answer has more than {bytes_max:,} bytes")
+            raise BadAnswer(f"the answer has more than {bytes_max:,} bytes")
     return bytes(content)
 
 
+def _whole(content: bytes, headers: Mapping[str, str]) -> bytes:
+    """Return the body of what was received, which must be complete."""
+    try:
+        if headers.get("transfer-encoding", "").lower() == "chunked":
+            return _joined(content)
+        is_whole = len(content) == int(headers.get("content-length", len(content)))
+    except ValueError as error:
+        raise BadAnswer("the answer is no HTTP, or incomplete") from error
+    if not is_whole:
+        raise BadAnswer("the answer is incomplete")
+    return content
+
+
 def _joined(chunked: bytes) -> bytes:
-    """Return the content of chunks; the last one, which is empty, must be there."""
+    """Return the content of chunks. Raises `ValueError` unless the last one, which is empty, is there."""
     content, at = bytearray(), 0
     while True:
         end = chunked.index(b"\r\n", at)
