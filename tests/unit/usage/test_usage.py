@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
+from itertools import count
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from refold.core.document import Status
 from refold.core.errors import LogHole, Refused, StoreDiffers
 from refold.log.memory import MemoryLog
 from refold.store.memory import MemoryStore
-from refold.usage import OTHER_SECTIONS, SECTIONS_MAX, reader
+from refold.usage import OTHER_SECTIONS, SECTIONS_MAX, Counted, reader
 from refold.usage import storage as storage_module
 from refold.usage.reader import UsageReader
 from refold.usage.report import COUNTS, Question, answer
-from refold.usage.storage import Storage
+from refold.usage.storage import Position, Storage
 from support.projection import append, ports, project, projecting
 
 MINUTE = 60_000_000_000
@@ -138,7 +141,7 @@ async def test_a_session_ends_with_a_pause_of_five_minutes(tmp_path):
         ("bob", 2),
         ("ada", 4.9),
         ("ada", 9),
-        ("bob", 7),
+        ("bob", 6.5),
         (None, 12),
         ("ada", 14),
     ):
@@ -223,6 +226,21 @@ async def test_counts_are_of_one_log_and_one_process(tmp_path, monkeypatch):
         Storage(path, "log-1")
 
 
+async def test_nothing_is_counted_that_a_partition_has_not_folded(tmp_path, monkeypatch):
+    log = MemoryLog("log-1")
+    await story(log)
+    store = await project(log)
+    checkpoints = await store.checkpoints()
+    checkpoints[5].read_sequence = 10
+
+    async def behind() -> list:
+        return checkpoints
+
+    monkeypatch.setattr(store, "checkpoints", behind)
+    with closing(await counted(log, store, tmp_path / "usage.sqlite")) as storage:
+        assert (storage.position.sequence, sum(storage.statuses)) == (10, 10)
+
+
 async def test_counts_that_are_not_those_of_the_projection_are_an_error(tmp_path):
     log = MemoryLog("log-1")
     await story(log, 1)
@@ -260,37 +278,48 @@ async def test_a_namespace_without_events_is_refused(tmp_path):
         assert answer(storage, Question.read("other"))["total"]["events"] == 1
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from refold.core.document import Status
-from refold.usage import Counted
-from refold.usage.storage import Position, Storage
-
-storage = Storage(Path(sys.argv[1]), "log-1")
-while True:
-    first = storage.position.sequence + 1
-    events = [
-        Counted(n, n * 10**9, "n", f"d{n % 7}", Status(n % 4), False, f"u{n % 5}", None, None, n, [f"/{n % 3}"])
+def batch(first: int) -> list[Counted]:
+    """Return 50 events: four actors, three sections, seven documents, all statuses."""
+    return [
+        Counted(
+            n, n * 10**9, "n", f"d{n % 7}", Status(n % 4), False, f"u{n % 5}", None, None, n, [f"/{n % 3}"]
+        )
         for n in range(first, first + 50)
     ]
-    storage.add(events, Position(events[-1].sequence, events[-1].time))
-    print(flush=True)
-"""
 
 
-def test_counts_and_checkpoint_agree_after_a_kill(tmp_path):
+def test_counts_and_checkpoint_agree_after_a_kill_at_any_statement(tmp_path):
     path = tmp_path / "usage.sqlite"
-    for lines in (1, 20, 60):
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as writer:
-            for _ in range(lines):
-                assert writer.stdout.readline() == b"\n"
-            writer.kill()
+    with closing(Storage(path, "log-1")) as storage:
+        storage.add(batch(1), Position(50, 50 * 10**9))
+    for number in count(1):
+        child = os.fork()
+        if not child:
+            _add_and_die(path, at_statement=number)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         with closing(sqlite3.connect(path)) as file:
             (sequence,) = file.execute("SELECT sequence FROM log").fetchone()
-            assert sequence >= 50 * lines
             for table in ("counts", "sessions"):
                 found = file.execute(
                     f"SELECT sum(events), sum(bytes), sum(operations) FROM {table}"
                 ).fetchone()
-                assert found == (sequence, sequence * (sequence + 1) // 2, sequence), table
+                assert found == (sequence, sequence * (sequence + 1) // 2, sequence), (table, number)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+    # It was killed before each statement of a transaction.
+    assert (number > 20, sequence) == (True, 100)
+
+
+def _add_and_die(path: Path, *, at_statement: int) -> NoReturn:
+    """In a child process: add a batch, and be killed before a statement, counted from 1."""
+    try:
+        statements = count(1)
+        storage = Storage(path, "log-1")
+        storage.file.set_trace_callback(
+            lambda _: os.kill(os.getpid(), signal.SIGKILL) if next(statements) == at_statement else None
+        )
+        storage.add(batch(51), Position(100, 100 * 10**9))
+        os._exit(0)
+    finally:
+        os._exit(1)
