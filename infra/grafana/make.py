@@ -144,21 +144,21 @@ def links() -> Iterator[dashboard.DashboardLink]:
     yield link("Runbooks", "infra/runbooks")
 
 
-def link(title: str, path: str) -> dashboard.DashboardLink:
-    """Link to a file of the repository."""
+def link(title: str, address: str) -> dashboard.DashboardLink:
+    """Link to a file of the repository or, with a slash in front, to a dashboard."""
     return (
         dashboard.DashboardLink(title)
         .type(model.DashboardLinkType.LINK)
         .icon("doc")
-        .url(f"${{repository}}/{path}")
-        .target_blank(True)
+        .url(address if address.startswith("/") else f"${{repository}}/{address}")
+        .target_blank(not address.startswith("/"))
         .placement(VISIBLE)
     )
 
 
 def restarts() -> dashboard.AnnotationQuery:
     """Mark when a process started."""
-    started = 'changes(process_start_time_seconds{job=~"$job",instance=~"$instance"}[$__rate_interval]) > 0'
+    started = 'changes(process_start_time_seconds{job=~"$job",instance=~"$instance"}[1m]) > 0'
     return (
         dashboard.AnnotationQuery()
         .name("Restarts")
@@ -183,7 +183,7 @@ def written(panel: Panel) -> Any:
         .height(panel.height or HEIGHTS.get(panel.kind, 7))
         .targets(list(targets(panel)))
         .thresholds(dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(thresholds(panel)))
-        .links(list(runbooks(panel)))
+        .links(list(panel_links(panel)))
         .no_value("none")
     )
     if panel.states:
@@ -227,8 +227,11 @@ def described(name: str) -> str:
     return f"{name} ({alert['severity']}): {condition} for {alert.get('for_seconds', 0):g} s."
 
 
-def runbooks(panel: Panel) -> Iterator[dashboard.DashboardLink]:
-    """Yield links to the runbooks of the panel's alerts."""
+def panel_links(panel: Panel) -> Iterator[dashboard.DashboardLink]:
+    """Yield links to the dashboard that says more, with the same choices and period, and to runbooks."""
+    if panel.more:
+        title = next(board.title for board in BOARDS if board.name == panel.more)
+        yield link(f"More: {title}", f"/d/{panel.more}?${{__url_time_range}}&${{__all_variables}}")
     for name in (*panel.alerts, *panel.related):
         if path := ALERTS[name].get("runbook"):
             yield link(f"Runbook: {name}", path)

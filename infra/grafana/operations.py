@@ -117,7 +117,7 @@ PROCESSES = [
     ),
     Panel(
         "Memory in parts of its limit",
-        "Beyond the limit (of its cgroup) the kernel kills the process.",
+        "Beyond the limit (of its cgroup) the kernel kills the process. 0: it has none.",
         [
             (
                 over(of("process_resident_memory_bytes"), of("refold_process_memory_limit_bytes")),

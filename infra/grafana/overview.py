@@ -19,6 +19,7 @@ from panels import (
     total,
 )
 
+OPERATIONS, READS, WRITES = "refold-operations", "refold-read-path", "refold-write-path"
 NONE = {0: ("none", OK)}
 
 OWNERS = total("refold_shard_owned", by="service,shard")
@@ -34,6 +35,7 @@ IS_EVERYTHING_UP = [
         width=4,
         alerts=["RefoldDown", "ProjectorStopped"],
         states=NONE,
+        more=OPERATIONS,
     ),
     Panel(
         "Not ready",
@@ -43,6 +45,7 @@ IS_EVERYTHING_UP = [
         width=4,
         alerts=["NotReady"],
         states=NONE,
+        more=OPERATIONS,
     ),
     Panel(
         "Owners of each shard",
@@ -52,6 +55,7 @@ IS_EVERYTHING_UP = [
         width=4,
         alerts=["NoOwner", "TwoOwners"],
         states={0: ("none", BAD), 1: ("one", OK), 2: ("two", BAD)},
+        more=OPERATIONS,
     ),
     Panel(
         "Behind the log",
@@ -61,6 +65,7 @@ IS_EVERYTHING_UP = [
         unit="s",
         width=4,
         alerts=["LagSeconds", "LagSecondsLong"],
+        more=WRITES,
     ),
     Panel(
         "Alerts of the alert engine",
@@ -69,6 +74,7 @@ IS_EVERYTHING_UP = [
         kind="stat",
         width=4,
         states=NONE,
+        more=OPERATIONS,
     ),
     Panel(
         "Alerts of Prometheus",
@@ -77,6 +83,7 @@ IS_EVERYTHING_UP = [
         kind="stat",
         width=4,
         states=NONE,
+        more=OPERATIONS,
     ),
 ]
 
@@ -87,6 +94,7 @@ WHAT_DO_USERS_NOTICE = [
         rates(f"{REQUESTS}_count", API, by="status"),
         unit="reqps",
         is_stacked=True,
+        more=READS,
     ),
     Panel(
         "Share of 5xx",
@@ -108,12 +116,14 @@ WHAT_DO_USERS_NOTICE = [
         median_and_p99("refold_append_seconds"),
         unit="s",
         alerts=["AppendP99"],
+        more=WRITES,
     ),
     Panel(
         "Wait for outcomes",
         "After the append, until a writer that waits has its outcome. Long: the projector is slow or stopped.",
         median_and_p99("refold_outcome_wait_seconds"),
         unit="s",
+        more=WRITES,
     ),
     Panel(
         "Behind the log",
@@ -121,6 +131,7 @@ WHAT_DO_USERS_NOTICE = [
         [(total("refold_lag_seconds", by="service,shard", over="max"), "{{service}} {{shard}}")],
         unit="s",
         alerts=["LagSeconds", "LagSecondsLong"],
+        more=WRITES,
     ),
 ]
 
@@ -134,6 +145,7 @@ DOES_DATA_FLOW = [
             (rate("refold_commit_events_sum", by="service"), "committed, {{service}}"),
         ],
         unit="eps",
+        more=WRITES,
     ),
     Panel(
         "Share of rejected events",
@@ -141,12 +153,14 @@ DOES_DATA_FLOW = [
         [(share("refold_events_folded_total", ['outcome="rejected"']), "rejected")],
         unit="percentunit",
         alerts=["RejectedShare"],
+        more=WRITES,
     ),
     Panel(
         "Live connections",
         "Open streams. A sudden fall: a gateway, or a proxy before it, has restarted.",
         [(total("refold_live_connections", by="endpoint"), "{{endpoint}}")],
         is_stacked=True,
+        more=READS,
     ),
 ]
 
@@ -158,10 +172,11 @@ IS_THERE_ROOM = [
         unit="percentunit",
         width=6,
         alerts=["LogNearlyFull"],
+        more=WRITES,
     ),
     Panel(
         "Memory",
-        "The part of the process' limit (of its cgroup) that it takes. Full: the kernel kills it.",
+        "The part of the process' limit (of its cgroup) that it takes; 0: there is none. Full: the kernel kills it.",
         [
             (
                 over(of("process_resident_memory_bytes"), of("refold_process_memory_limit_bytes")),
@@ -171,6 +186,7 @@ IS_THERE_ROOM = [
         unit="percentunit",
         width=6,
         alerts=["Memory"],
+        more=OPERATIONS,
     ),
     Panel(
         "Delay of event loops, p99",
@@ -179,6 +195,7 @@ IS_THERE_ROOM = [
         unit="s",
         width=6,
         alerts=["LoopDelay"],
+        more=OPERATIONS,
     ),
     Panel(
         "Connections to stores",
@@ -195,6 +212,7 @@ IS_THERE_ROOM = [
         unit="percentunit",
         width=6,
         alerts=["PoolExhausted"],
+        more=READS,
     ),
 ]
 

@@ -32,6 +32,8 @@ class Panel:
     """Alerts of infra/alerts.toml on this value: their thresholds are drawn, their runbooks linked."""
     related: Sequence[str] = ()
     """Alerts on another value, of which this one shows the cause or the extent: only linked."""
+    more: str = ""
+    """The name of the dashboard that says more."""
     states: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     """Text and colour of values that are states."""
     is_stacked: bool = False

@@ -11,6 +11,7 @@ from panels import (
     Panel,
     increase,
     increases,
+    mean_and_p99,
     median_and_p99,
     of,
     over,
@@ -178,7 +179,7 @@ LIVE = [
     Panel(
         "Duration of a pass",
         "Over the subscribers of one query, during which the event loop does nothing else.",
-        median_and_p99("refold_live_pass_seconds"),
+        mean_and_p99("refold_live_pass_seconds"),
         unit="s",
         width=6,
     ),

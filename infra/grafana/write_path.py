@@ -186,7 +186,7 @@ FOLD = [
     Panel(
         "Duration of a fold",
         "Of a slice of up to 500 events, during which the event loop does nothing else.",
-        median_and_p99("refold_fold_seconds"),
+        mean_and_p99("refold_fold_seconds"),
         unit="s",
     ),
     Panel(
