@@ -229,6 +229,7 @@ def test_only_the_option_creates_a_new_log_and_remains_of_the_lost_one_are_kept(
     data = copy_of(stopped, tmp_path)
     left = blocks(data)
     (stream_of(data) / "meta.inf").unlink()
+    (data / "usage.sqlite").write_text("the counts of the lost log")
     refused = run_refold("log", "create", "--data", str(data))
     assert refused.returncode == 1
     assert "log_missing" in refused.stderr
@@ -239,7 +240,9 @@ def test_only_the_option_creates_a_new_log_and_remains_of_the_lost_one_are_kept(
     assert printed["log_id"] in up.said()
     assert httpx.get(f"{up.url}/v1/n/d0", timeout=60).status_code == 404
     assert httpx.put(f"{up.url}/v1/n/d0", json={"new": True}, timeout=60).status_code == 201
-    schema, folder = printed["kept"]
+    schema, counts, folder = printed["kept"]
+    assert Path(counts).read_text() == "the counts of the lost log"
+    assert not (data / "usage.sqlite").exists()
     documents = asyncio.run(_count(up.endpoints()["postgres"], schema.removeprefix("schema ")))
     # The log's own stream is one of them.
     assert documents == EVENTS_PER_BATCH + 1

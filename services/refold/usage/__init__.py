@@ -11,6 +11,9 @@ from typing import Final, NamedTuple
 
 from refold.core.document import Status
 
+FILE: Final = "usage.sqlite"
+"""The counts, in the data folder."""
+
 HOUR_NANOSECONDS: Final = 3_600 * 1_000_000_000
 
 SESSION_GAP_NANOSECONDS: Final = 300 * 1_000_000_000

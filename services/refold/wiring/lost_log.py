@@ -1,7 +1,7 @@
 """Make a new log where there has been none, or where the operator says that the old one is lost.
 
-Run by `refold log create`. Nothing of a lost log is deleted: its projections stay under another name, and what is left
-of its files stays beside the broker's.
+Run by `refold log create`. Nothing of a lost log is deleted: its projections and its counts of usage stay under
+another name, and what is left of its files stays beside the broker's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from refold.embedded.folder import FolderMarker
 from refold.embedded.nats import put_streams_aside
 from refold.log.jetstream.stream import KeyValueMarker, LogMarker, delete_empty_stream
 from refold.telemetry.logging import configure
+from refold.usage import FILE as USAGE_FILE
 from refold.wiring.servers import (
     Servers,
     connected,
@@ -25,7 +26,7 @@ from refold.wiring.servers import (
     servers_of,
 )
 from refold.wiring.settings import Settings, load
-from refold.wiring.stores import put_aside, store_urls
+from refold.wiring.stores import put_aside, put_file_aside, store_urls
 
 
 class Created(NamedTuple):
@@ -68,7 +69,8 @@ async def _create(
 async def _forget_embedded(servers: Servers, settings: Settings) -> list[str]:
     marker = FolderMarker(servers.folder.path)
     kept = await _forget(servers.nats.url("administrator"), settings, marker)
-    return [*kept, *map(str, put_streams_aside(servers.nats.home))]
+    counts = put_file_aside(servers.folder.path / USAGE_FILE)
+    return [*kept, *([] if counts is None else [counts]), *map(str, put_streams_aside(servers.nats.home))]
 
 
 async def _forget(url: str, settings: Settings, marker: LogMarker | None = None) -> list[str]:

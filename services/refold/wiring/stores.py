@@ -301,7 +301,7 @@ def check_bound(store: StoreUrl, bound: str | None, log_id: str) -> None:
 async def put_aside(store: StoreUrl, settings: Settings) -> str | None:
     """Keep a projection under another name; return what it is called then, None where there is none."""
     if store.kind == "files":
-        return _put_files_aside(store.folder)
+        return put_file_aside(store.folder)
     if store.kind == "redis":
         kept_as = postgres_schema.name_to_keep(settings.postgres_schema, "lost")
         is_kept = await redis_schema.put_aside(store.url, settings.postgres_schema, kept_as)
@@ -310,12 +310,15 @@ async def put_aside(store: StoreUrl, settings: Settings) -> str | None:
     return None if kept is None else f"schema {kept}"
 
 
-def _put_files_aside(folder: Path) -> str | None:
-    """Rename a folder; no process may use it."""
-    if not folder.exists():
+def put_file_aside(path: Path) -> str | None:
+    """Rename a folder, or a file of SQLite with its log; no process may use it. None where it is not there."""
+    if not path.exists():
         return None
-    kept = folder.with_name(postgres_schema.name_to_keep(folder.name, "lost"))
-    folder.rename(kept)
+    kept = path.with_name(postgres_schema.name_to_keep(path.name, "lost"))
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists():
+        log.rename(path.with_name(f"{kept.name}-wal"))
+    path.rename(kept)
     return str(kept)
 
 

@@ -33,6 +33,7 @@ from refold.gateway.responses import Problem, json_response, problem_of
 from refold.log import end_of
 from refold.telemetry.http import get
 from refold.telemetry.logging import get_logger
+from refold.usage import FILE
 from refold.usage.reader import UsageReader
 from refold.usage.report import Question, answer
 from refold.usage.storage import Storage
@@ -43,9 +44,6 @@ from refold.wiring.service import Listener, collect_seldom, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
 from refold.wiring.store_url import StoreUrl
 from refold.wiring.stores import store_urls
-
-FILE: Final = "usage.sqlite"
-"""The counts, in the data folder."""
 
 LOOK_SECONDS: Final = 1.0
 """How often the service looks for events that are folded."""
