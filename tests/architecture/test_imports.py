@@ -37,6 +37,7 @@ HOMES = {
         "refold.store.sqlite.schema",
     ],
     "matplotlib": [],
+    "memray": ["refold.telemetry.profiling"],
     "opentelemetry": ["refold.telemetry.otlp"],
     # A second opinion shares no code with the first.
     "jsonpatch": ["refold.audit.independent"],

@@ -226,7 +226,7 @@ async def _writes(options: Options, plan: Plan, samples: Samples, number: int) -
 
 async def _profile(options: Options, plan: Plan, samples: Samples, _: int) -> None:
     """Publish as fast as possible before, during and after a profile of the projector."""
-    profiles: list[asyncio.Task[tuple[dict[str, Any], str]]] = []
+    profiles: list[asyncio.Task[tuple[dict[str, Any], bytes]]] = []
     async with whole_system(options, profiling=True) as system, watching(system) as watch:
 
         def begin() -> None:
@@ -238,7 +238,7 @@ async def _profile(options: Options, plan: Plan, samples: Samples, _: int) -> No
             return await publish(system, watch, load, prefix, 0.0, plan.pair_seconds, begin)
 
         before, during = await course("b-"), await course("d-", begin)
-        facts, text = await profiles[0]
+        facts, profile = await profiles[0]
         after = await course("a-")
     for name, each in (("before", before), ("during", during), ("after", after)):
         rate = Measure(unit="events/s", durability=options.durability)
@@ -248,7 +248,7 @@ async def _profile(options: Options, plan: Plan, samples: Samples, _: int) -> No
     samples.add("CPU of projector after a profile", _share(last, first), SHARE)
     reported = Measure(unit="%", durability=NO_DISK)
     samples.add("overhead that the profile reports", facts["overhead"] * 100, reported)
-    _, _, calls = text.partition("\n\n")
+    _, _, calls = profile.decode().partition("\n\n")
     for function in PROFILED:
         shares = [line.split()[0] for line in calls.splitlines() if line.split()[1] == function]
         share = sum(float(each.rstrip("%")) for each in shares)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import asyncpg
 import httpx
 import jsonpatch
+import memray
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -886,11 +887,11 @@ def test_top_ends_where_no_service_answers(refold):
 async def test_a_service_is_profiled_by_one_request_at_a_time(up):
     ask = partial(ask_for_profile, up.data, "projector", shape="speedscope", seconds=1)
     first, second = await asyncio.gather(ask(instance=None), ask(instance=None), return_exceptions=True)
-    (facts, text), refused = (first, second) if isinstance(second, Refused) else (second, first)
+    (facts, profile), refused = (first, second) if isinstance(second, Refused) else (second, first)
     assert refused.reason == "profile_running"
     assert facts["instance"].endswith(f":{up.child('projector').pid}")
     assert facts["samples"] > 0
-    assert "Runner.run" in {frame["name"] for frame in json.loads(text)["shared"]["frames"]}
+    assert "Runner.run" in {frame["name"] for frame in json.loads(profile)["shared"]["frames"]}
     with pytest.raises(Refused, match="seconds: must be a number from 1 to 60"):
         await ask(instance=facts["instance"], seconds=10_000)
     with pytest.raises(ServiceUnavailable, match="no projector elsewhere:1 runs"):
@@ -904,3 +905,14 @@ def test_a_profile_has_bounds_and_is_printed(refold, up, tmp_path):
     assert (found.code, found.out) == (0, "")
     assert re.search(r"gateway \S+: 1\.\d s, .* samples; overhead \d+% while it ran", found.err)
     assert "Runner.run" in out.read_text()
+
+
+def test_a_profile_of_memory_is_a_file_of_memray(refold, up, tmp_path):
+    arguments = ("profile", "projector", "--memory", "--seconds", "1", "--data", str(up.data))
+    assert "--out" in refold(*arguments).err
+    out = tmp_path / "memory.bin"
+    found = refold(*arguments, "--out", str(out))
+    assert (found.code, found.out) == (0, "")
+    assert re.search(r"projector \S+: \d\.\d s, .* allocations; overhead \d+% while it ran", found.err)
+    with memray.FileReader(out) as reader:
+        assert reader.metadata.total_allocations > 0

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from refold.cli.options import DataOption
 from refold.cli.output import say
+from refold.core.errors import Refused
+
+if TYPE_CHECKING:
+    from refold.telemetry.profiling import Format
 
 
 async def profile(
@@ -27,21 +31,30 @@ async def profile(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the profile to a file.")
     ] = None,
+    is_memory: Annotated[
+        bool,
+        typer.Option("--memory", help="Of memory instead of CPU time: a file of memray, for --out."),
+    ] = False,
     data: DataOption = None,
 ) -> None:
-    """Profile a running service: where its CPU time goes, sampled every 2 ms.
+    """Profile a running service: where its CPU time goes, sampled every 2 ms; or with --memory, what is allocated.
 
     The service must run with REFOLD_PROFILING=on. It needs the administrator's rights: on the data folder of
-    `refold up`, or by REFOLD_NATS_ADMIN_URL.
+    `refold up`, or by REFOLD_NATS_ADMIN_URL. A profile of memory doubles the service's CPU time while it runs; the
+    service needs the extra `refold[profile]`, and `memray flamegraph FILE` shows it.
     """
     from refold.wiring.profiling import ask_for_profile
 
-    facts, text = await ask_for_profile(data, service, instance, seconds=seconds, shape=shape)
+    if is_memory and out is None:
+        raise Refused("bad_usage", "name a file for the profile, since it is no text", field="--out")
+    kind: Format = "memray" if is_memory else shape
+    facts, profile = await ask_for_profile(data, service, instance, seconds=seconds, shape=kind)
     if out is not None:
-        out.write_text(text)
+        out.write_bytes(profile)
     else:
-        say(text)
-    made = f"{facts['seconds']:.1f} s, {facts['cpu_seconds']:.1f} s of CPU, {facts['samples']:,} samples"
+        say(profile.decode())
+    counted = f"{facts['samples']:,} {'allocations' if is_memory else 'samples'}"
+    made = f"{facts['seconds']:.1f} s, {facts['cpu_seconds']:.1f} s of CPU, {counted}"
     say(
         f"{service} {facts['instance']}: {made}; overhead {facts['overhead']:.0%} while it ran", is_error=True
     )

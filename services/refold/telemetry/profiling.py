@@ -1,6 +1,7 @@
-"""CPU profiles of this process: a thread looks at the event loop's stack every 2 ms, without ptrace.
+"""Profiles of this process, without ptrace: of CPU time by a thread that looks at the event loop's stack, of memory by
+memray, which needs the extra `refold[profile]`.
 
-Used by `refold.wiring.profiling`. Nothing is hooked, so a profile costs little while it runs, and nothing after.
+Used by `refold.wiring.profiling`. For CPU time nothing is hooked, so a profile costs little, and nothing after.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from statistics import median
+from tempfile import TemporaryDirectory
 from types import CodeType
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -22,7 +24,7 @@ from refold.core import json_text
 from refold.core.diff import diff
 from refold.core.errors import Refused
 
-Format = Literal["text", "speedscope"]
+Format = Literal["text", "speedscope", "memray"]
 
 SECONDS_MIN: Final = 1.0
 SECONDS_MAX: Final = 60.0
@@ -48,9 +50,12 @@ Stacks: TypeAlias = dict[tuple[CodeType, ...], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """A profile as text, and how it was made; `overhead` is the share by which our own code took more CPU time."""
+    """A profile as a file, and how it was made; `overhead` is the share by which our own code took more CPU time.
 
-    text: str
+    `samples` are those of the stack, or the allocations.
+    """
+
+    body: bytes
     seconds: float
     samples: int
     cpu_seconds: float
@@ -77,7 +82,7 @@ class Profiling:
             raise Refused("profile_running", "a profile of this process is being made; ask again later")
         self._is_running = True
         try:
-            return await _profile(float(seconds), shape)
+            return await (_memory(float(seconds)) if shape == "memray" else _profile(float(seconds), shape))
         finally:
             self._is_running = False
 
@@ -97,12 +102,35 @@ async def _profile(seconds: float, shape: Format) -> Profile:
     cpu_seconds = time.process_time() - cpu_seconds
     rendered = as_text if shape == "text" else as_speedscope
     return Profile(
-        text=await asyncio.to_thread(rendered, sampler.stacks),
+        body=(await asyncio.to_thread(rendered, sampler.stacks)).encode(),
         seconds=sampler.seconds,
         samples=sampler.samples,
         cpu_seconds=cpu_seconds,
         overhead=overhead,
     )
+
+
+async def _memory(seconds: float) -> Profile:
+    """Record where the process's memory comes from: its peak, and what is left at the end, as a file of memray."""
+    try:
+        from memray import FileFormat, FileReader, Tracker  # noqa: PLC0415 - an extra.
+    except ImportError as error:
+        rule = "profiles of memory need an extra in the service: pip install 'refold[profile]'"
+        raise Refused("memory_unavailable", rule) from error
+    plain, cpu_seconds, began = _work_seconds(), time.process_time(), time.perf_counter()
+    with TemporaryDirectory(prefix="refold-profile-") as folder:
+        path = Path(folder, "memory.bin")
+        # Not each allocation: it would be some MB a second.
+        with Tracker(path, file_format=FileFormat.AGGREGATED_ALLOCATIONS):
+            overhead = _work_seconds() / plain - 1
+            await asyncio.sleep(seconds)
+        return Profile(
+            body=await asyncio.to_thread(path.read_bytes),
+            seconds=time.perf_counter() - began,
+            samples=FileReader(path).metadata.total_allocations,
+            cpu_seconds=time.process_time() - cpu_seconds,
+            overhead=max(0.0, overhead),
+        )
 
 
 @contextmanager

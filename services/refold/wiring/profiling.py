@@ -91,10 +91,10 @@ def _refusal(status: int, reason: str, detail: str) -> bytes:
 def _packed(profile: Profile) -> bytes:
     """Return the answer. Raises `Refused` where it is larger than a message."""
     facts = asdict(profile)
-    text = facts.pop("text").encode()
+    body = facts.pop("body")
     line = json_text.dumps({"status": 200, "instance": instance(), **facts})
-    answer = line + b"\n" + zstandard.compress(text)
-    if len(answer) > PAYLOAD_BYTES_MAX or len(text) > PROFILE_BYTES_MAX:
+    answer = line + b"\n" + zstandard.compress(body)
+    if len(answer) > PAYLOAD_BYTES_MAX or len(body) > PROFILE_BYTES_MAX:
         rule = f"the profile is larger than {PAYLOAD_BYTES_MAX} bytes; ask for fewer seconds"
         raise Refused("profile_too_large", rule, field="seconds", shape=f"{len(answer)} bytes")
     return answer
@@ -102,7 +102,7 @@ def _packed(profile: Profile) -> bytes:
 
 async def ask_for_profile(
     data: Path | None, service: str, instance: str | None, *, seconds: float, shape: Format
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, Any], bytes]:
     """Ask a running service for a profile, as the administrator; return how it was made, and the profile.
 
     Raises `ServiceUnavailable` where no such service runs, `Refused` where it refuses.
@@ -118,4 +118,4 @@ async def ask_for_profile(
     facts = json_text.object_in(line)
     if facts["status"] != 200:
         raise Refused(facts["reason"], f"{facts['instance']}: {facts['detail']}")
-    return facts, zstandard.decompress(packed, PROFILE_BYTES_MAX).decode()
+    return facts, zstandard.decompress(packed, PROFILE_BYTES_MAX)

@@ -63,6 +63,12 @@ def test_speedscope_has_the_stacks_from_their_outermost_function():
     assert profile["weights"] == [0.75, 0.248, 0.002]
 
 
+def test_a_profile_of_memory_names_the_extra_that_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "memray", None)
+    with pytest.raises(Refused, match=r"refold\[profile\]"):
+        asyncio.run(Profiling(is_on=True).run(1, "memray"))
+
+
 @pytest.mark.parametrize(
     ("is_on", "seconds", "shape", "reason"),
     [
