@@ -334,6 +334,30 @@ def test_an_id_may_have_a_slash_a_dot_and_other_characters(refold, up):
 
 def test_an_unreachable_service_exits_3(refold):
     assert refold("status", "--url", "http://127.0.0.1:9").code == 3
+    assert refold("status", "--checks", "--url", "http://127.0.0.1:9").code == 3
+
+
+def test_the_checks_are_printed_as_a_table(refold):
+    health = printed(refold("status", "--checks", "--json"))
+    assert health["status"] == "pass"
+    table = refold("status", "--checks").out.splitlines()
+    assert table[0].split() == ["check", "of", "status", "value", "limit"]
+    assert {line.split()[0] for line in table[1:-1]} == health["checks"].keys()
+    assert table[-1] == "pass"
+
+
+def test_a_check_that_fails_exits_1(refold, monkeypatch):
+    finding = {"status": "fail", "time": "2026", "since": "2026", "seconds": 0, "output": "it is full"}
+    health = {"status": "fail", "checks": {"log:utilization": [finding]}}
+
+    async def failing(_):
+        return health
+
+    monkeypatch.setattr("refold.client.Refold.health", failing)
+    found = refold("status", "--checks")
+    assert (found.code, found.out.splitlines()[-1]) == (1, "fail")
+    assert "it is full" in found.out
+    assert printed(refold("status", "--checks", "--json"), code=1) == health
 
 
 def test_a_command_in_its_own_process_prints_only_its_answer(up):

@@ -129,7 +129,10 @@ async def test_every_channel_of_the_asyncapi_document_carries_real_messages(syst
         subscription = await gateway.subscribe(address("progress"))
         hold("progress", orjson.loads((await subscription.next_msg(WAIT_SECONDS)).data))
         answer = await gateway.request(address("projector.control"), b"", timeout=WAIT_SECONDS)
-        assert orjson.loads(answer.data).keys() == {"stage", "sequence", "error", "problem"}
+        told = {"service", "instance", "version", "store", "shard", "stage", "sequence", "error", "problem"}
+        assert orjson.loads(answer.data).keys() == told | {"commit_age_seconds", "log_check_age_seconds"}
+        answer = await gateway.request(address("gatewayStatus"), b"", timeout=WAIT_SECONDS)
+        assert orjson.loads(answer.data).keys() == {"service", "instance", "version"}
 
 
 async def test_every_outcome_and_change_matches_its_schema_over_nats_and_http(

@@ -21,7 +21,12 @@ ALWAYS = {"content-type", "content-length", "content-encoding", "vary"}
 REQUEST_ID = "refold-request-id"
 """The header of every response; the contract describes it once, under `components/headers`."""
 
-JSON_TYPES = {"application/json", "application/json-patch+json", "application/problem+json"}
+JSON_TYPES = {
+    "application/json",
+    "application/json-patch+json",
+    "application/problem+json",
+    "application/health+json",
+}
 
 
 class Operation(NamedTuple):

@@ -37,10 +37,19 @@ async def status(
             "--sql", help='Print only the URL of Postgres, password included: psql "$(refold status --sql)"'
         ),
     ] = False,
+    is_checked: Annotated[
+        bool,
+        typer.Option(
+            "--checks", help="Print what the gateway's checks of the system find; exit with 1 if one fails."
+        ),
+    ] = False,
 ) -> None:
     """Print the system's state, addresses and lag."""
     if is_sql:
         say(_postgres_url(system))
+        return
+    if is_checked:
+        await _print_checks(system, output)
         return
     async with system.client() as refold:
         facts, namespaces = await refold.status(), await refold.namespaces()
@@ -224,6 +233,35 @@ def _postgres_url(system: System) -> str:
         )
         raise Refused("sql_needs_postgres", rule)
     return str(endpoints["postgres"])
+
+
+async def _print_checks(system: System, output: Output) -> None:
+    """Print `/health`, and exit with 1 where a check fails."""
+    async with system.client() as refold:
+        health = await refold.health()
+    if output.is_json:
+        json_line(health)
+    else:
+        rows = [(name, *_cells(each)) for name, found in health["checks"].items() for each in found]
+        print_table(("check", "of", "status", "value", "limit", "since", "output"), rows)
+        say(health["status"], {"pass": "green", "warn": "yellow"}.get(health["status"], "red"))
+    if health["status"] == "fail":
+        raise typer.Exit(1)
+
+
+def _cells(finding: dict[str, Any]) -> tuple[Any, ...]:
+    value, limit = finding.get("observedValue", ""), finding.get("limit", "")
+    measured = f"{value} {finding.get('observedUnit', '')}".rstrip()
+    # All but what is wrong is recent.
+    since = "" if finding["status"] == "pass" else finding["since"]
+    return (
+        finding.get("componentId", ""),
+        finding["status"],
+        measured,
+        limit,
+        since,
+        finding.get("output", ""),
+    )
 
 
 def _print_status(system: System, facts: dict[str, Any], namespaces: tuple[Namespace, ...]) -> None:

@@ -23,7 +23,7 @@ from refold.client.responses import (
     read_outcome,
     read_rejection,
 )
-from refold.client.transport import Transport, document_path, namespace_path, parse_json
+from refold.client.transport import Transport, document_path, namespace_path, parse_json, read_error
 
 ITEMS_PAGE: Final = 1_000
 
@@ -245,6 +245,16 @@ class Reader:
         """Return the system's log, fold, versions and the lag of each partition."""
         status: dict[str, Any] = parse_json(await self._transport.request("GET", "/status"))
         return status
+
+    async def health(self) -> dict[str, Any]:
+        """Return the system's health as health+json; its `status` is `pass`, `warn` or `fail`."""
+        answer = await self._transport.request("GET", "/health", also=(503,))
+        found = parse_json(answer)
+        if "checks" not in found:
+            # The gateway is busy, or blocked.
+            raise read_error(answer)
+        health: dict[str, Any] = found
+        return health
 
     async def _read(self, path: str, **options: Any) -> Answer:
         """Read what is not behind what this client was sent."""

@@ -91,6 +91,7 @@ class Refold(AbstractContextManager["Refold"]):
     outcome = _run(client.Refold.outcome)
     namespaces = _run(client.Refold.namespaces)
     status = _run(client.Refold.status)
+    health = _run(client.Refold.health)
 
     @overload
     def watch(

@@ -28,6 +28,7 @@ from refold.live.streams import Live
 from refold.log import EventLog
 from refold.store.layers.sources import Sources
 from refold.store.ports import Reader
+from refold.telemetry.health import Health
 from refold.telemetry.metrics.exposition import Exposition
 from refold.telemetry.metrics.gateway import GatewayMetrics
 
@@ -71,6 +72,7 @@ class Context:
     sources: Sources | None = None
     problems: Callable[[], Awaitable[Mapping[str, str]]] = _no_problems
     tracing: Tracing | None = None
+    health: Health = field(default_factory=Health)
     head_cache: HeadCache = field(default_factory=HeadCache)
     known_states: KnownStates = field(default_factory=KnownStates)
     in_flight_limits: InFlightLimits = field(default_factory=InFlightLimits)

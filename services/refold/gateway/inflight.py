@@ -31,7 +31,7 @@ REQUEST_QUEUE_SECONDS: Final = 10.0
 BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
 """Request bodies in memory while they are being read."""
 
-PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+PROBES: Final = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 
 Wanted = TypeVar("Wanted")
 

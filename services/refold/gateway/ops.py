@@ -24,13 +24,15 @@ from refold.telemetry.metrics.exposition import accepted_by
 CHECK_SECONDS: Final = 2.0
 """A part that has not answered a probe by then is not reachable."""
 
+HEALTH_JSON: Final = "application/health+json"
+
 DOCS_CACHE_SECONDS: Final = 86_400
 """How long a browser may keep the files of the page of the API."""
 
 # --- Probes, metrics, status -----------------------------------------------------------------------------
 
 
-async def read_health(request: Request) -> Response:
+async def read_liveness(request: Request) -> Response:
     """Answer while the process is alive."""
     refuse_query(request)
     return json_response({"status": "alive"})
@@ -59,6 +61,13 @@ async def _faults(context: Context) -> dict[str, RefoldError]:
     checks = {**context.checks, "projection": context.readiness.check}
     errors = await asyncio.gather(*(_error(check) for check in checks.values()))
     return {name: error for name, error in zip(checks, errors, strict=True) if error is not None}
+
+
+async def read_health(request: Request) -> Response:
+    """Return what the checks of the system find; 503 where one fails."""
+    refuse_query(request)
+    status, view = await context_of(request).health.report()
+    return Response(orjson.dumps(view), 503 if status == "fail" else 200, None, HEALTH_JSON)
 
 
 async def read_metrics(request: Request) -> Response:
@@ -138,7 +147,8 @@ LINKS: Final = {
     "namespaces": "/v1",
     "status": "/status",
     "readiness": "/readyz",
-    "health": "/healthz",
+    "health": "/health",
+    "liveness": "/healthz",
     "metrics": "/metrics",
 }
 DOCS_FILES: Final = {

@@ -27,6 +27,9 @@ COMMITTED_SUBJECT: Final = "refold.committed"
 CONTROL_SUBJECT: Final = "refold.control.projector"
 """The projector replies to requests on this subject with its state."""
 
+GATEWAY_SUBJECT: Final = "refold.control.gateway.status"
+"""Every gateway replies to requests on this subject with its instance and version."""
+
 COMMIT_SUBJECT: Final = "refold.control.commit"
 """A gateway publishes `{"sequence": N}` here while a reader waits for N: the projector commits once N is folded."""
 

@@ -115,6 +115,7 @@ class ShardLoop:
         self._has_work = asyncio.Event()
         self._has_committed = asyncio.Event()
         self._taken_sequence = self.committed_sequence = fold_state.read_sequence
+        self.committed_at: float | None = None
         # What readers wait for and is not folded yet: the least of it; 0 for nothing.
         self._awaited_sequence = 0
 
@@ -372,7 +373,7 @@ class ShardLoop:
         started = ports.timer()
         kind = await ports.store.commit(commit)
         self.committed_sequence = commit.checkpoint.read_sequence
-        ended = ports.timer()
+        ended = self.committed_at = ports.timer()
         if self._until_sequence is None:
             self._batch.learn(taken.events, ended - taken_at)
             self._timer.learn(ended - taken_at)

@@ -63,6 +63,7 @@ class Supervisor:
         """Take the ports; nothing starts before `run`."""
         self._ports = ports
         self._bounds = bounds
+        self.shard, self.store_name = ports.shard, ports.store_name
         self._partitions = parse_shard(ports.shard)
         self._loop: ShardLoop | None = None
         self._is_folding = False
@@ -74,11 +75,25 @@ class Supervisor:
         ports.metrics.pending_bytes.set_function(lambda: self._pending()[1])
         self.error = ""
         self._stopped_by: Exception | None = None
+        self._checked_at: float | None = None
 
     @property
     def committed_sequence(self) -> int:
         """Return how far this projector has folded and committed the log."""
         return self._loop.committed_sequence if self._loop is not None else 0
+
+    @property
+    def commit_age_seconds(self) -> float | None:
+        """Return how long ago the last commit was; None before the first."""
+        return self._age(self._loop.committed_at if self._loop is not None else None)
+
+    @property
+    def log_check_age_seconds(self) -> float | None:
+        """Return how long ago the log was found equal to the checkpoints; None before that."""
+        return self._age(self._checked_at)
+
+    def _age(self, time: float | None) -> float | None:
+        return None if time is None else round(self._ports.timer() - time, 3)
 
     def required_sequences(self) -> Sequence[int]:
         """Return, by partition, what the database must have for documents to be loaded; empty while no loop runs.
@@ -260,6 +275,7 @@ class Supervisor:
             metrics.integrity_faults.inc()
             raise
         metrics.integrity_checked.set_to_current_time()
+        self._checked_at = self._ports.timer()
 
     async def _watch_log(self) -> None:
         """Compare the log with the checkpoints again and again. Only a difference or repeated silence is an error."""

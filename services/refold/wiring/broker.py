@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import orjson
@@ -27,8 +28,20 @@ _UNLIMITED: Final = -1
 _PING_SECONDS: Final = 5
 
 
-async def watch_storage_limit(log: JetStreamLog, monitor: str) -> None:
-    """Ask NATS' monitoring how many bytes its server may store, until cancelled: the log has no other bound."""
+@contextmanager
+def watching_storage_limit(log: JetStreamLog, monitor: str | None) -> Iterator[None]:
+    """Within the block, ask NATS' monitoring how many bytes its server may store: the log has no other bound."""
+    if monitor is None:
+        yield
+        return
+    asking = asyncio.create_task(_watch_storage_limit(log, monitor), name="log-limit")
+    try:
+        yield
+    finally:
+        asking.cancel()
+
+
+async def _watch_storage_limit(log: JetStreamLog, monitor: str) -> None:
     while True:
         with suppress(OSError, orjson.JSONDecodeError, KeyError):
             answer = await get(f"{monitor}/jsz", seconds=_MONITOR_SECONDS)

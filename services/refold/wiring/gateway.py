@@ -50,7 +50,9 @@ from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics.exposition import Exposition
 from refold.telemetry.metrics.gateway import CacheMetrics, GatewayMetrics, LiveMetrics
 from refold.telemetry.metrics.process import BrokerMetrics, ServiceMetrics
+from refold.wiring.broker import watching_storage_limit
 from refold.wiring.gateway_stores import GatewayStores, opened_stores
+from refold.wiring.health import answering_status, health_of
 from refold.wiring.http_server import connections_max, serve
 from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import open_log
@@ -100,11 +102,12 @@ async def _log_and_stores(
 ) -> AsyncIterator[tuple[JetStreamLog, GatewayStores]]:
     log = await open_log(settings.required("nats_url"), "refold-gateway")
     try:
-        async with (
-            opened_stores(settings, log, (await log.info()).log_id, sent_sequences, registry) as stores,
-            answering_profiles(log.client, "gateway", is_on=settings.profiling),
-        ):
-            yield log, stores
+        with watching_storage_limit(log, settings.nats_monitor), answering_status(log.client):
+            async with (
+                opened_stores(settings, log, (await log.info()).log_id, sent_sequences, registry) as stores,
+                answering_profiles(log.client, "gateway", is_on=settings.profiling),
+            ):
+                yield log, stores
     finally:
         await log.close()
 
@@ -141,17 +144,10 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
         await notices.flush()
         await consistency.refresh()
         info = await log.info()
-        _refuse_hole(end_sequence := info.last_sequence, consistency.sequence)
+        _refuse_hole(info.last_sequence, consistency.sequence)
         if sources is not None:
             # A gateway before this one may have answered from any of it.
-            sources.require(end_sequence, ALL_PARTITIONS)
-        readiness = Readiness(
-            log,
-            consistency,
-            required_sequence=end_sequence,
-            lag_seconds_max=settings.ready_lag_seconds,
-            allows_stale_reads=settings.stale_reads,
-        )
+            sources.require(info.last_sequence, ALL_PARTITIONS)
         metrics, past = LiveMetrics(registry), Past(newest, History(newest), consistency)
         feed = Feed(notices, newest, past, consistency, metrics)
         live = _live(settings, feed, past, Backlog(log, newest), consistency, log_name(info.log_id), metrics)
@@ -162,12 +158,13 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             conflicts=Conflicts(reader),
             outcomes=outcomes,
             consistency=consistency,
-            readiness=readiness,
+            readiness=_readiness(settings, log, consistency, info.last_sequence),
             live=live,
             live_connections=Connections(_live_limits(settings), registry),
             reply_subject=reply_subject,
             checks=_checks(log, stores),
             problems=partial(_problems, log, stores),
+            health=health_of(log, stores, consistency, lag_seconds_max=settings.ready_lag_seconds),
             versions=ChainMap(stores.versions, _versions(log)),
             metrics=gateway_metrics,
             registry=registry,
@@ -180,6 +177,18 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             in_flight_limits=_in_flight_limits(settings),
         )
         yield context, feed
+
+
+def _readiness(
+    settings: Settings, log: JetStreamLog, consistency: Consistency, end_sequence: int
+) -> Readiness:
+    return Readiness(
+        log,
+        consistency,
+        required_sequence=end_sequence,
+        lag_seconds_max=settings.ready_lag_seconds,
+        allows_stale_reads=settings.stale_reads,
+    )
 
 
 def _refuse_hole(last_sequence: int, folded_sequence: int) -> None:
@@ -197,7 +206,7 @@ def _register(
     registry: CollectorRegistry, log: JetStreamLog, reader: CachedReader, sources: Sources | None
 ) -> None:
     """Add the metrics of the connection to NATS, of the cache and of several stores."""
-    BrokerMetrics(registry, lambda: (log.client.is_connected, log.client.reconnects))
+    BrokerMetrics(registry, log.connection)
     CacheMetrics(registry, {"states": lambda: reader.counts})
     if sources is not None:
         registry.register(StoreCollector(sources))

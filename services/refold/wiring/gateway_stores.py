@@ -19,7 +19,6 @@ from refold.core.errors import StoreError, TimedOut, raising_first
 from refold.gateway.inflight import waiting
 from refold.history.replayed import whole_history
 from refold.log.jetstream import JetStreamLog
-from refold.store.keyed import KeyedStore
 from refold.store.layers.breaker import Breaker
 from refold.store.layers.fallback import FallbackReader
 from refold.store.layers.measured import measured
@@ -28,7 +27,7 @@ from refold.store.ports import Reader
 from refold.telemetry.metrics.store import StoreMetrics
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl
-from refold.wiring.stores import open_store, open_when_there, store_urls
+from refold.wiring.stores import ConnectedStore, open_store, open_when_there, store_urls
 
 FIRST_OPEN_SECONDS: Final = 1.0
 """Stores that are not open by then are opened while the others are read."""
@@ -39,19 +38,19 @@ class GatewayStores:
     """The reader of all stores.
 
     `newest` reads with all that is known to be committed in any store, for what must not miss a change. `sources` are
-    the stores where there are several. `versions` are those of the servers, by store, once each is open.
+    the stores where there are several. `opened` are those that are open, `versions` those of their servers, by name.
     """
 
     reader: Reader
     newest: Reader
     sources: Sources | None = None
     versions: dict[str, str | None] = field(default_factory=dict)
-    keyed: list[KeyedStore] = field(default_factory=list)
+    opened: dict[str, ConnectedStore] = field(default_factory=dict)
 
     @property
     def key_problem(self) -> str | None:
         """What an operator should do about the keys of the stores that are open."""
-        return next(filter(None, (store.key_problem for store in self.keyed)), None)
+        return next(filter(None, (store.key_problem for store in self.opened.values())), None)
 
 
 @asynccontextmanager
@@ -78,7 +77,7 @@ async def opened_stores(
         measured(store, *metrics.watch(urls[0].name, lambda: store.connections))
         reader = whole_history(log, store)
         versions: dict[str, str | None] = {urls[0].name: await store.server_version()}
-        yield GatewayStores(reader=reader, newest=reader, versions=versions, keyed=[store])
+        yield GatewayStores(reader=reader, newest=reader, versions=versions, opened={urls[0].name: store})
     finally:
         await store.close()
 
@@ -103,7 +102,7 @@ async def _several(
     async def open_one(url: StoreUrl, source: Source) -> None:
         store = await open_when_there(url, settings, log_id, when_not=partial(setattr, source, "problem"))
         stack.push_async_callback(store.close)
-        stores.keyed.append(store)
+        stores.opened[url.name] = store
         with suppress(StoreError, TimedOut):
             stores.versions[url.name] = await store.server_version()
         # A store is compared with its own positions, whatever the others have.

@@ -30,11 +30,12 @@ from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import Supervisor, lease_of
 from refold.store.keyed import KeyedStore
 from refold.store.layers.measured import measured
+from refold.telemetry import instance
 from refold.telemetry.metrics.exposition import Exposition, accepted_by
 from refold.telemetry.metrics.process import BrokerMetrics, ServiceMetrics
 from refold.telemetry.metrics.projector import ProjectorMetrics
 from refold.telemetry.metrics.store import StoreMetrics
-from refold.wiring.broker import broker_of, watch_storage_limit
+from refold.wiring.broker import broker_of, watching_storage_limit
 from refold.wiring.http_server import serve
 from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import broker_clock, connect_to, make_log, open_log, projection_traces
@@ -96,10 +97,8 @@ async def _ports(
     async with AsyncExitStack() as stack:
         log = await open_log(settings.required("nats_url"), "refold-projector")
         stack.push_async_callback(log.close)
-        BrokerMetrics(registry, lambda: (log.client.is_connected, log.client.reconnects))
-        if settings.nats_monitor is not None:
-            asking = asyncio.create_task(watch_storage_limit(log, settings.nats_monitor), name="log-limit")
-            stack.callback(asking.cancel)
+        BrokerMetrics(registry, log.connection)
+        stack.enter_context(watching_storage_limit(log, settings.nats_monitor))
         chosen, stores = projected_store(settings), store_urls(settings)
         store = await _open_store(chosen, settings, (await log.info()).log_id, is_waited_for=len(stores) > 1)
         stack.push_async_callback(store.close)
@@ -187,17 +186,24 @@ def answer_control(broker: NatsBroker, view: Callable[[], dict[str, Any]]) -> No
 
     @broker.subscriber(CONTROL_SUBJECT, title="projector.control")
     async def control(_: Any) -> dict[str, Any]:
-        """Ask the projector what it is doing: the answer is `{"stage","sequence","error","problem"}`."""
+        """Ask each projector which one it is and what it is doing."""
         return view()
 
 
 def view_of(supervisor: Supervisor, store: KeyedStore) -> dict[str, Any]:
-    """Return what the projector is doing: its stage, the committed sequence, its last error, a problem of the keys."""
+    """Return which projector this is and what it is doing, as its control subject answers."""
     return {
+        "service": "projector",
+        "instance": instance(),
+        "version": __version__,
+        "store": supervisor.store_name,
+        "shard": supervisor.shard,
         "stage": supervisor.stage.value,
         "sequence": supervisor.committed_sequence,
         "error": supervisor.error,
         "problem": store.key_problem,
+        "commit_age_seconds": supervisor.commit_age_seconds,
+        "log_check_age_seconds": supervisor.log_check_age_seconds,
     }
 
 

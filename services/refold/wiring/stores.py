@@ -57,6 +57,9 @@ COMMAND_SECONDS: Final = 10.0
 class ConnectedStore(Store, Connected, KeyedStore, Protocol):
     """A store that is open, of whatever kind."""
 
+    async def migrations(self) -> tuple[int, int]:
+        """Return the newest migration that was applied, and the newest that this program knows; in Redis, formats."""
+
 
 def store_urls(settings: Settings) -> tuple[StoreUrl, ...]:
     """Return the stores that a service uses. Raises `Refused` where none is set, or one that only `refold up` knows."""

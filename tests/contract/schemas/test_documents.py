@@ -24,7 +24,14 @@ from refold.core.stream import SYSTEM_NAMESPACE, check_document, check_name, che
 from refold.core.timestamp import format_time, parse_rfc3339, parse_time
 from refold.gateway.conditions import write_condition
 from refold.gateway.responses import Problem
-from refold.log import COMMIT_SUBJECT, COMMITTED_SUBJECT, CONTROL_SUBJECT, PROGRESS_SUBJECT, profile_subject
+from refold.log import (
+    COMMIT_SUBJECT,
+    COMMITTED_SUBJECT,
+    CONTROL_SUBJECT,
+    GATEWAY_SUBJECT,
+    PROGRESS_SUBJECT,
+    profile_subject,
+)
 from refold.wiring.projector import answer_control
 from support.contracts import contract
 
@@ -90,6 +97,7 @@ def test_every_channel_is_in_the_asyncapi_document() -> None:
         COMMITTED_SUBJECT,
         COMMIT_SUBJECT,
         CONTROL_SUBJECT,
+        GATEWAY_SUBJECT,
         profile_subject("{service}"),
     ]
     assert ASYNCAPI["info"]["version"] == __version__

@@ -7,7 +7,7 @@ every operation, status, parameter and header.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ from refold.gateway.inflight import InFlightLimits
 from refold.gateway.live import LiveLimits
 from refold.gateway.ops import openapi_document
 from refold.gateway.readiness import Readiness
+from refold.telemetry.health import Check, Finding, Health
 from support.gateway import Twin, twin
 from support.openapi import DOCUMENT, OPERATIONS, REQUEST_ID, Operation, Recorder, operation_of
 
@@ -315,8 +316,13 @@ async def not_kept(*_: object, **__: object) -> None:
     raise HistoryElsewhere("the store keeps only what is recent")
 
 
+async def no_log(_: float) -> Sequence[Finding]:
+    raise LogUnavailable
+
+
 async def exercise_failures() -> None:
-    async with recorded(wait_seconds=0.2) as gateway:
+    failing = Health([Check("log:configuration", no_log)])
+    async with recorded(wait_seconds=0.2, health=failing) as gateway:
         context = gateway.context
         behind = Readiness(gateway.log, context.consistency, required_sequence=10**6, lag_seconds_max=5.0)
         for attribute in ("required_sequence", "is_caught_up"):

@@ -11,7 +11,9 @@ Permissions to publish that a user needs, besides subscribing to its inbox prefi
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
@@ -51,10 +53,18 @@ class JetStreamLog:
     """The `EventLog` over one connection."""
 
     def __init__(
-        self, client: Client, log_id: str, *, acknowledge_seconds: float = ACKNOWLEDGE_SECONDS
+        self,
+        client: Client,
+        log_id: str,
+        *,
+        acknowledge_seconds: float = ACKNOWLEDGE_SECONDS,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Use a connected client and a log that was checked; see `open`."""
+        """Use a connected client and a log that was checked; see `open`. `clock` is this machine's."""
         self.client = client
+        self._clock = clock
+        self.clock_offset_seconds = math.nan
+        """The broker's clock minus this machine's, as of the last `info`; not a number before."""
         self._log_id = log_id
         self._appender = Appender(client, acknowledge_seconds=acknowledge_seconds)
         self.server_limit_bytes: int | None = None
@@ -79,18 +89,29 @@ class JetStreamLog:
         return cls(client, log_id, acknowledge_seconds=acknowledge_seconds)
 
     async def info(self) -> LogInfo:
+        sent_at = self._clock()
         info = await stream_info(self.client)
-        state, bytes_max = info["state"], info["config"]["max_bytes"]
+        state, bytes_max, broker_at = (
+            info["state"],
+            info["config"]["max_bytes"],
+            parse_rfc3339(info["ts"], "ts"),
+        )
+        # The broker answered between the two; the error is half of the time between them at most.
+        self.clock_offset_seconds = (broker_at - (sent_at + self._clock()) / 2) / 1e9
         return LogInfo(
             log_id=self._log_id,
             first_sequence=state["first_seq"],
             last_sequence=state["last_seq"],
-            time=parse_rfc3339(info["ts"], "ts"),
+            time=broker_at,
             bytes=state["bytes"],
             limit_bytes=bytes_max if bytes_max > 0 else self.server_limit_bytes,
             subjects=state.get("num_subjects", 0),
             replicas=replicas_of(info.get("cluster") or {}),
         )
+
+    def connection(self) -> tuple[bool, int, float]:
+        """Return whether it is open, how often it was opened again, and `clock_offset_seconds`."""
+        return self.client.is_connected, self.client.reconnects, self.clock_offset_seconds
 
     def observe_groups(self, observe: Callable[[int], object]) -> None:
         """Call `observe` with the number of events of each group that is sent."""

@@ -34,7 +34,7 @@ from refold.store.postgres.pool import (
     transaction,
 )
 from refold.store.postgres.rows import Rows
-from refold.store.postgres.schema import bind, lock_key, migrate
+from refold.store.postgres.schema import MIGRATIONS, applied_migration, bind, lock_key, migrate
 from refold.store.postgres.states import StateFlusher, StateLag, load_documents
 
 STORE_READERS_MAX: Final = 8
@@ -182,6 +182,10 @@ class PostgresStore(PostgresLatest, PostgresHistory, PostgresKeyed):
     async def server_version(self) -> str:
         async with self._pool.lend() as connection:
             return str(await connection.fetchval(SQL["server_version"]))
+
+    async def migrations(self) -> tuple[int, int]:
+        async with self._pool.lend() as connection:
+            return await applied_migration(connection), MIGRATIONS[-1].number
 
     async def close(self) -> None:
         """Release the lease first, then the readers."""

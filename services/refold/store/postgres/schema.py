@@ -44,14 +44,14 @@ async def migrate(connection: Connection, schema: str, *, has_encoded_states: bo
     Raises `StoreOutdated` for another format, `StoreDiffers`, and `StoreDamaged` where a table is missing.
     """
     newest = MIGRATIONS[-1].number
-    applied = await _applied(connection)
+    applied = await applied_migration(connection)
     if 0 < applied < FORMAT_BEGINS:
         raise StoreOutdated(schema=schema, migration=applied)
     if applied != newest:
         async with connection.transaction():
             await connection.execute(SQL["lock_migrations"], lock_key("migrations", schema))
             await _apply_missing(connection, schema)
-    applied = await _applied(connection)
+    applied = await applied_migration(connection)
     if applied > newest:
         message = "the database was made by a newer program"
         raise StoreDiffers(message, schema=schema, migration=applied, known=newest)
@@ -64,7 +64,8 @@ def lock_key(purpose: str, schema: str) -> int:
     return int.from_bytes(sha256(f"refold {purpose} {schema}".encode()).digest()[:8], "big", signed=True)
 
 
-async def _applied(connection: Connection) -> int:
+async def applied_migration(connection: Connection) -> int:
+    """Return the number of the newest migration that was applied; 0 where there is no projection."""
     if not await connection.fetchval(SQL["find_migrations"]):
         return 0
     return int(await connection.fetchval(SQL["newest_migration"]))
@@ -73,7 +74,7 @@ async def _applied(connection: Connection) -> int:
 async def _apply_missing(connection: Connection, schema: str) -> None:
     await connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
     await connection.execute(SQL["make_migrations"])
-    applied = await _applied(connection)
+    applied = await applied_migration(connection)
     await _check_tables(connection, schema, applied)
     for migration in MIGRATIONS:
         if migration.number > applied:

@@ -35,7 +35,7 @@ from refold.store.redis.keys import Keys
 from refold.store.redis.lease import ShardLease
 from refold.store.redis.pool import STORE_COMMAND_SECONDS, STORE_CONNECT_SECONDS, Command, Connection, Pool
 from refold.store.redis.rows import Rows
-from refold.store.redis.schema import bind, check_server, checkpoints_by
+from refold.store.redis.schema import FORMAT, bind, check_server, checkpoints_by, stored_format
 
 STORE_READERS_MAX: Final = 8
 """Connections that one process reads through."""
@@ -172,6 +172,10 @@ class RedisStore(RedisHistory, RedisKeyed):
         name = versions.get("server_name", "redis")
         version = versions.get(f"{name}_version", versions["redis_version"])
         return f"{version}" if name == "redis" else f"{name} {version}"
+
+    async def migrations(self) -> tuple[int, int]:
+        (found,) = await self._pool.run(("GET", self._keys.log))
+        return stored_format(found), FORMAT
 
     async def _folded(self, connection: Connection) -> dict[int, int]:
         return {each.partition: each.read_sequence for each in await checkpoints_by(connection, self._keys)}

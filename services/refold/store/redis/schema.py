@@ -188,6 +188,14 @@ def is_bound_to(stored: bytes | None, log_id: str) -> bool:
     return stored is not None and _read_log(stored) == log_id
 
 
+def stored_format(stored: bytes | None) -> int:
+    """Return the format that the value of the log's key names; 0 where there is no projection."""
+    if stored is None:
+        return 0
+    found: int = json_text.object_in(stored).get("format", 0)
+    return found
+
+
 def _read_log(stored: bytes | None) -> str:
     try:
         assert stored is not None

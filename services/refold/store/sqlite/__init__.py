@@ -37,7 +37,16 @@ from refold.store.sqlite.latest import SqliteLatest
 from refold.store.sqlite.lease import ShardLease
 from refold.store.sqlite.pool import VERSION, Connection, FileId, Pool
 from refold.store.sqlite.rows import Rows
-from refold.store.sqlite.schema import LIVE, REBUILD, bind, folded_sequences, open_file, read_checkpoints
+from refold.store.sqlite.schema import (
+    LIVE,
+    MIGRATIONS,
+    REBUILD,
+    bind,
+    folded_sequences,
+    open_file,
+    pragma_number,
+    read_checkpoints,
+)
 from refold.store.sqlite.states import load_documents
 
 STORE_SYNC_SECONDS: Final = 1.0
@@ -179,6 +188,10 @@ class SqliteStore(SqliteLatest, SqliteHistory, SqliteKeyed):
 
     async def server_version(self) -> str:
         return VERSION
+
+    async def migrations(self) -> tuple[int, int]:
+        async with self._pool.reading() as connection:
+            return pragma_number(connection, "user_version"), MIGRATIONS[-1].number
 
     async def add_dictionary(self, namespace: str, content: bytes) -> int:
         return await self._add_dictionary(namespace, content)

@@ -152,7 +152,7 @@ def read_checkpoints(connection: Connection) -> list[Checkpoint]:
 
 def folded_sequences(connection: Connection) -> dict[int, int]:
     """Return how far each partition is folded; nothing of a file that is being made."""
-    if not _number(connection, "user_version"):
+    if not pragma_number(connection, "user_version"):
         return {}
     shards = map(to_shard, connection.execute(SQL["shards"]))
     return {partition: shard.read_sequence for shard in shards for partition in shard.partitions}
@@ -207,8 +207,8 @@ def _check(connection: Connection, path: Path) -> None:
 
 
 def _migrate(connection: Connection, path: Path) -> None:
-    applied, newest = _number(connection, "user_version"), MIGRATIONS[-1].number
-    if _number(connection, "application_id") != _APPLICATION:
+    applied, newest = pragma_number(connection, "user_version"), MIGRATIONS[-1].number
+    if pragma_number(connection, "application_id") != _APPLICATION:
         raise StoreDiffers("the file is not a database of this program", path=str(path))
     if applied > newest:
         message = "the database was made by a newer program"
@@ -234,7 +234,8 @@ def _statements(text: str) -> Iterator[str]:
             statement = ""
 
 
-def _number(connection: Connection, name: str) -> int:
+def pragma_number(connection: Connection, name: str) -> int:
+    """Read a number that SQLite keeps in the file's header, such as `user_version`, the newest migration."""
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 

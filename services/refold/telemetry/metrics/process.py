@@ -105,19 +105,23 @@ def _limit_of(file: Path) -> float:
 
 
 class BrokerMetrics(Collector):
-    """Metrics of the connection to NATS, as its function returns them: whether there is one, and reconnects."""
+    """Metrics of the connection to NATS, as its function returns them: whether it is open, reconnects, clock offset."""
 
-    def __init__(self, registry: CollectorRegistry, connection: Callable[[], tuple[bool, int]]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, connection: Callable[[], tuple[bool, int, float]]
+    ) -> None:
         self._connection = connection
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         """Ask the connection."""
-        is_connected, reconnects = self._connection()
+        is_connected, reconnects, clock_offset_seconds = self._connection()
         about = "Whether the connection to NATS is open."
         yield GaugeMetricFamily("refold_broker_connected", about, value=float(is_connected))
         about = "Times that the connection to NATS was opened again."
         yield CounterMetricFamily("refold_broker_reconnects", about, value=reconnects)
+        about = "NATS' clock minus this machine's, when it was last measured."
+        yield GaugeMetricFamily("refold_broker_clock_offset_seconds", about, value=clock_offset_seconds)
 
 
 class SpanMetrics:

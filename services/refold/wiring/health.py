@@ -1,0 +1,338 @@
+"""The checks of the gateway's `/health`: NATS, the log, the stores, projectors, keys, alerts and builds.
+
+Used by the gateway's composition. Projectors and gateways say on `refold.control` what they know of themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any, Final
+
+from refold import __version__
+from refold.core import json_text
+from refold.core.errors import LogError, LogUnavailable, RefoldError
+from refold.core.stream import PARTITIONS, parse_shard
+from refold.gateway.consistency import Consistency
+from refold.log import CONTROL_SUBJECT, GATEWAY_SUBJECT, LogInfo, Replicas, lag_seconds
+from refold.log.jetstream import JetStreamLog
+from refold.log.jetstream.client import Client
+from refold.log.jetstream.protocol import message_frame
+from refold.log.jetstream.stream import check_log
+from refold.projector import FOLDING, Stage
+from refold.telemetry import instance
+from refold.telemetry.health import Check, Finding, Health, Status
+from refold.wiring.gateway_stores import GatewayStores
+from refold.wiring.stores import ConnectedStore
+
+RESPONSE_SECONDS: Final = 0.25
+"""A server that takes longer to answer is a warning."""
+
+USED_PERCENT_WARN: Final = 80.0
+USED_PERCENT_FAIL: Final = 95.0
+"""How much of the log's space may be used."""
+
+CLOCK_SECONDS: Final = 1.0
+"""How far the clocks of this machine and of the broker may be apart."""
+
+LOG_CHECK_AGE_SECONDS: Final = 180.0
+"""How long ago the projectors may have compared the log with their checkpoints, which they do every minute."""
+
+QUIET_SECONDS: Final = 0.1
+"""Once every partition has an owner, no answer for this long ends the wait for further instances."""
+
+ALERTS_NAMESPACE: Final = "alerts"
+ALERTS_FIRING: Final = '$.status == "firing"'
+ALERTS_MAX: Final = 100
+"""Where the alert engine writes its documents by default, and how many are counted."""
+
+ANSWERS_MAX: Final = 1_000
+
+
+@contextmanager
+def answering_status(client: Client) -> Iterator[None]:
+    """Within the block, say on `refold.control` which instance of the gateway this is, and its version."""
+    body = json_text.dumps({"service": "gateway", "instance": instance(), "version": __version__})
+
+    def take(_: bytes, reply: bytes, __: bytes, ___: bytes) -> None:
+        if reply:
+            client.write_if_connected(message_frame(reply, body))
+
+    subscription = client.subscribe(GATEWAY_SUBJECT, take)
+    try:
+        yield
+    finally:
+        client.unsubscribe(subscription)
+
+
+def health_of(
+    log: JetStreamLog, stores: GatewayStores, consistency: Consistency, *, lag_seconds_max: float
+) -> Health:
+    """Return the health of the system as this gateway sees it."""
+    checks = _Checks(log=log, stores=stores, consistency=consistency, lag_seconds_max=lag_seconds_max)
+    made = [
+        Check("nats:responseTime", checks.nats),
+        Check("log:configuration", checks.state),
+        Check("store:responseTime", checks.each_store),
+        Check("alerts:firing", checks.alerts),
+        Check("projector:stage", checks.instances),
+    ]
+    return Health(made, version=__version__, service=instance())
+
+
+@dataclass(slots=True, kw_only=True)
+class _Checks:
+    """What the checks need. `info` is the log's state in this run, None where it could not be read; `has_store` tells
+    whether a store answered.
+    """
+
+    log: JetStreamLog
+    stores: GatewayStores
+    consistency: Consistency
+    lag_seconds_max: float
+    info: LogInfo | None = field(default=None, init=False)
+    has_store: bool = field(default=False, init=False)
+
+    async def nats(self, _: float) -> list[Finding]:
+        started = perf_counter()
+        await self.log.client.flush()
+        return [_response("nats:responseTime", perf_counter() - started)]
+
+    async def state(self, _: float) -> list[Finding]:
+        self.info = None
+        if not self.log.client.is_connected:
+            raise LogUnavailable("not connected to the broker")
+        self.info = info = await self.log.info()
+        found = [Finding(name="log:configuration", value=info.log_id)]
+        try:
+            await check_log(self.log.client, log_id=info.log_id)
+        except LogError as error:
+            found = [Finding.failed("log:configuration", error)]
+        found += [_replicas(info.replicas), _clock(self.log.clock_offset_seconds)]
+        if info.limit_bytes is not None:
+            found.append(_used(info.bytes, info.limit_bytes))
+        return found
+
+    async def each_store(self, seconds: float) -> list[Finding]:
+        """Ask all stores at once: one that hangs leaves the others their time."""
+        sources = self.stores.sources
+        names = [source.name for source in sources.stores] if sources else list(self.stores.opened)
+        by_store = await asyncio.gather(*(self._store(name, 0.9 * seconds) for name in names))
+        self.has_store, found = any(map(_is_whole, by_store)), _degraded(by_store)
+        for source in sources.stores if sources else ():
+            state = source.breaker.state
+            status: Status = "pass" if state == "closed" else "warn"
+            output = source.breaker.last_failure if status == "warn" else ""
+            found.append(
+                Finding(
+                    name="store:breaker", status=status, value=state, output=output, component=source.name
+                )
+            )
+        return found
+
+    async def _store(self, name: str, seconds: float) -> list[Finding]:
+        about = "store:responseTime"
+        store: ConnectedStore | None = self.stores.opened.get(name)
+        if store is None:
+            problem = next((each.problem for each in self._sources if each.name == name), None)
+            output = problem or "it could not be opened yet"
+            return [Finding(name=about, status="fail", output=output, component=name)]
+        started = perf_counter()
+        try:
+            async with asyncio.timeout(seconds):
+                applied, known = await store.migrations()
+        except TimeoutError:
+            output = f"no answer within {seconds:.1f} s"
+            return [Finding(name=about, status="fail", output=output, component=name)]
+        except RefoldError as error:
+            return [Finding.failed(about, error, component=name)]
+        answered = replace(_response(about, perf_counter() - started), component=name)
+        return [answered, _migration(name, applied, known)]
+
+    @property
+    def _sources(self) -> Sequence[Any]:
+        return self.stores.sources.stores if self.stores.sources else ()
+
+    async def alerts(self, _: float) -> list[Finding]:
+        """Read the documents of the alert engine, where the store can search and there are any."""
+        if not (self.has_store and self.stores.reader.capabilities.has_where):
+            return []
+        page = await self.stores.reader.list_documents(
+            ALERTS_NAMESPACE, prefix="", where=ALERTS_FIRING, limit=ALERTS_MAX, cursor=None, is_bare=True
+        )
+        names = sorted({head.document.rpartition("-")[0] for head in page.heads})
+        count, firing = len(page.heads), ", ".join(names)
+        return [Finding.limited("alerts:firing", count, warn=0, unit="alerts", output=firing)]
+
+    async def instances(self, seconds: float) -> list[Finding]:
+        """Ask all projectors and gateways what they are doing."""
+        stores = [source.name for source in self._sources] or [""]
+        answers = await _answers(self.log.client, stores, seconds)
+        projectors = [each for each in answers if each.get("service") == "projector"]
+        owners = [_owner(store, projectors) for store in stores]
+        keys = sorted({each["problem"] for each in projectors if each.get("problem")})
+        keys += [self.stores.key_problem] if self.stores.key_problem else []
+        return [
+            *map(_stage, projectors),
+            *_degraded([[owner] for owner in owners]),
+            *await self._lag(),
+            *_ages(projectors),
+            Finding.limited("keys:problems", len(keys), warn=0, unit="problems", output="; ".join(keys)),
+            _versions(answers),
+        ]
+
+    async def _lag(self) -> list[Finding]:
+        info, folded = self.info, self.consistency.sequence
+        if info is None:
+            return []
+        seconds, events = await lag_seconds(self.log, info, folded), max(0, info.last_sequence - folded)
+        output = f"the projection is behind the log by {events:,} events"
+        limit = self.lag_seconds_max
+        return [
+            Finding(name="projector:lagEvents", value=events, unit="events"),
+            Finding.limited("projector:lagSeconds", seconds, warn=limit, fail=limit, unit="s", output=output),
+        ]
+
+
+async def _answers(client: Client, stores: Sequence[str], seconds: float) -> list[dict[str, Any]]:
+    """Ask every projector and gateway; return what has come when all partitions have owners, or too late."""
+    found: list[dict[str, Any]] = []
+    arrived, inbox = asyncio.Event(), client.new_inbox()
+
+    def take(_: bytes, __: bytes, ___: bytes, body: bytes) -> None:
+        # Without a body, the broker says that there is nobody.
+        if body and len(found) < ANSWERS_MAX:
+            found.append(json_text.object_in(body))
+            arrived.set()
+
+    subscription = client.subscribe(inbox, take)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.9 * seconds):
+                for subject in (CONTROL_SUBJECT, GATEWAY_SUBJECT):
+                    client.write(message_frame(subject.encode(), b"", reply=inbox.encode()))
+                while True:
+                    is_complete = all(_owner(store, found).status == "pass" for store in stores)
+                    async with asyncio.timeout(QUIET_SECONDS if is_complete else None):
+                        await arrived.wait()
+                        arrived.clear()
+    finally:
+        client.unsubscribe(subscription)
+    return found
+
+
+def _response(name: str, seconds: float) -> Finding:
+    output = "it takes long to answer"
+    return Finding.limited(name, round(seconds, 6), warn=RESPONSE_SECONDS, unit="s", output=output)
+
+
+def _used(used: int, limit: int) -> Finding:
+    output = f"{used:,} of {limit:,} bytes are used: see infra/runbooks/disk-full.md"
+    percent = round(100 * used / limit, 1)
+    return Finding.limited(
+        "log:utilization",
+        percent,
+        warn=USED_PERCENT_WARN,
+        fail=USED_PERCENT_FAIL,
+        unit="percent",
+        output=output,
+    )
+
+
+def _replicas(replicas: Replicas) -> Finding:
+    """Return how many servers have all of the log: an append needs more than half of them."""
+    current, wanted = replicas.current, sum(replicas[:3])
+    status: Status = "pass" if current == wanted else "warn" if 2 * current > wanted else "fail"
+    output = f"{replicas.lagging} behind, {replicas.offline} out of reach" if current < wanted else ""
+    return Finding(
+        name="log:replicas", status=status, value=current, unit="replicas", limit=wanted, output=output
+    )
+
+
+def _clock(offset_seconds: float) -> Finding:
+    found = Finding.limited(
+        "log:clockOffset",
+        round(abs(offset_seconds), 3),
+        warn=CLOCK_SECONDS,
+        unit="s",
+        output=f"the broker's clock is {offset_seconds:+.1f} s off this machine's",
+    )
+    return replace(found, value=round(offset_seconds, 3))
+
+
+def _migration(store: str, applied: int, known: int) -> Finding:
+    if applied == known:
+        return Finding(name="store:migration", value=applied, limit=known, component=store)
+    output = f"the tables have migration {applied} and this program knows {known}: run one version everywhere"
+    return Finding(
+        name="store:migration", status="fail", value=applied, limit=known, output=output, component=store
+    )
+
+
+def _stage(answer: dict[str, Any]) -> Finding:
+    stage = answer.get("stage")
+    is_folding = stage in {each.value for each in FOLDING}
+    status: Status = "pass" if is_folding else "warn" if stage == Stage.starting.value else "fail"
+    output = "" if is_folding else f"{stage}: {answer.get('error')}"
+    component = str(answer.get("instance"))
+    return Finding(name="projector:stage", status=status, value=stage, output=output, component=component)
+
+
+def _owner(store: str, answers: Sequence[dict[str, Any]]) -> Finding:
+    """Return whether each partition is folded into a store, or the only one, by exactly one projector."""
+    working = [each for each in answers if each.get("stage") == Stage.working.value]
+    owners = [each for each in working if not store or each.get("store") == store]
+    owned = [0] * PARTITIONS
+    for each in owners:
+        for partition in parse_shard(str(each.get("shard"))):
+            owned[partition] += 1
+    lacking, several = owned.count(0), sum(count > 1 for count in owned)
+    output = f"{lacking} of {PARTITIONS} partitions have no owner" if lacking else ""
+    if not answers:
+        output = "no projector answered"
+    elif several:
+        output = f"{several} of {PARTITIONS} partitions have several owners"
+    names = ", ".join(sorted(str(each.get("instance")) for each in owners))
+    status: Status = "fail" if output else "pass"
+    return Finding(name="projector:owner", status=status, value=names, output=output, component=store)
+
+
+def _ages(projectors: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    """Yield how long ago there was a commit, and how long ago each working projector compared the log."""
+    working = [each for each in projectors if each.get("stage") == Stage.working.value]
+    committed = [each["commit_age_seconds"] for each in working if each.get("commit_age_seconds") is not None]
+    checked = [
+        each["log_check_age_seconds"] for each in working if each.get("log_check_age_seconds") is not None
+    ]
+    if committed:
+        yield Finding(name="projector:lastCommit", value=min(committed), unit="s")
+    if checked:
+        output = "the projectors could not compare the log with their checkpoints"
+        yield Finding.limited(
+            "log:integrityAge", max(checked), warn=LOG_CHECK_AGE_SECONDS, unit="s", output=output
+        )
+
+
+def _versions(answers: Sequence[dict[str, Any]]) -> Finding:
+    own = {instance(): __version__}
+    found = own | {str(each.get("instance")): str(each.get("version")) for each in answers}
+    versions = sorted(set(found.values()))
+    output = ", ".join(f"{name}: {version}" for name, version in sorted(found.items()))
+    return Finding.limited("builds:versions", len(versions), warn=1, unit="versions", output=output)
+
+
+def _degraded(by_store: Sequence[list[Finding]]) -> list[Finding]:
+    """Make failures warnings while another store has none: reads are answered from that one."""
+    has_whole = any(map(_is_whole, by_store))
+    return [
+        replace(each, status="warn") if has_whole and each.status == "fail" else each
+        for findings in by_store
+        for each in findings
+    ]
+
+
+def _is_whole(findings: Sequence[Finding]) -> bool:
+    return all(each.status != "fail" for each in findings)
