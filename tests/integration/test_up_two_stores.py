@@ -128,6 +128,8 @@ def test_usage_is_counted_from_files_by_a_service_and_from_redis_alone_by_a_repl
     rebound = httpx.get(f"{url}/usage/used", headers={"Host": "elsewhere.example"}, trust_env=False)
     assert rebound.status_code == 421
     monkeypatch.chdir(tmp_path)
+    # The logging of this process stays as it is.
+    monkeypatch.setattr("refold.wiring.servers.configure", lambda *_, **__: None)
     password, address = read_passwords(up.data)["projector"], urlsplit(up.endpoints()["nats"]).netloc
     monkeypatch.setenv("REFOLD_NATS_URL", f"nats://projector:{password}@{address}")
     monkeypatch.setenv("REFOLD_STORES", redis.url)

@@ -5,7 +5,6 @@ Loaded by `refold.cli`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -61,12 +60,13 @@ def show(
     The counts are exact. If no usage service runs, the events since the last time are counted first. They are of whole
     hours: --from and --to are widened. A namespace that is called like a command is printed by `refold usage show`.
     """
+    from refold.wiring.service import run_folding
     from refold.wiring.settings import load
     from refold.wiring.usage import read_usage
 
     question = {"namespace": namespace, "by": by, "begin": begin, "end": end}
     with working() as progress:
-        found = asyncio.run(read_usage(load(data=data), question, _advance(progress)))
+        found = run_folding(read_usage(load(data=data), question, _advance(progress)))
     if output.is_json:
         json_line(found)
     else:

@@ -69,7 +69,6 @@ async def read_usage(settings: Settings, question: Mapping[str, Any], progress: 
     url = read_endpoints(settings.data).get("services", {}).get("usage")
     if url is not None and not settings.names_servers:
         return await _ask(str(url), question)
-    collect_seldom()
     found = reach(settings.data if "data" in settings.model_fields_set else None)
     log_id = (await log_info(found, "usage")).log_id
     storage = Storage(settings.data / FILE, log_id, _totals(settings))
@@ -139,8 +138,6 @@ def _full_store(settings: Settings) -> StoreUrl | None:
 
 async def run(settings: Settings) -> None:
     """Count and answer until SIGINT or SIGTERM. Raises `HistoryElsewhere` where every store is of recent depth."""
-    stop = stop_on_signals()
-    collect_seldom()
     store = _full_store(settings)
     if store is None:
         message = (
@@ -148,6 +145,8 @@ async def run(settings: Settings) -> None:
             "it folds the log again"
         )
         raise HistoryElsewhere(message)
+    stop = stop_on_signals()
+    collect_seldom()
     async with opened(settings, "usage", store, readers_max=2) as (log, projection):
         totals = parts_of(settings.usage_totals)
         storage = Storage(settings.data / FILE, (await log.info()).log_id, totals)
