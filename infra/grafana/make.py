@@ -199,13 +199,13 @@ def written(panel: Panel) -> Any:
 
 
 def targets(panel: Panel) -> Iterator[prometheus.Dataquery]:
-    """Yield the queries; those of histograms with exemplars, which link to traces."""
+    """Yield the queries; those of the 99th percentile with exemplars, which link to traces."""
     for name, (expression, legend) in zip(ascii_uppercase, panel.queries, strict=False):
         query = prometheus.Dataquery().ref_id(name).expr(expression).legend_format(legend).datasource(SOURCE)
         if panel.kind == "table":
             query.instant().format(PromQueryFormat.TABLE)
         else:
-            query.range().exemplar("_bucket{" in expression)
+            query.range().exemplar("histogram_quantile(0.99" in expression)
         yield query
 
 

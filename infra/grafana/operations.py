@@ -167,17 +167,27 @@ NATS = [
         "The connection of each instance.",
         [(of("refold_broker_connected"), "{{service}} {{instance}}")],
         kind="state-timeline",
+        width=6,
         states=ON_OFF,
     ),
     Panel(
         "Reconnects",
         "In the window. All instances at once: the server has restarted; one: its network.",
         [(increase("refold_broker_reconnects_total", by="service,instance"), "{{service}} {{instance}}")],
+        width=6,
+    ),
+    Panel(
+        "Offset to the clock of NATS",
+        "Events have the time of NATS: with another clock here, lag in seconds is wrong.",
+        [(f"abs({of('refold_broker_clock_offset_seconds')})", "{{service}} {{instance}}")],
+        unit="s",
+        width=6,
     ),
     Panel(
         "Changes of the log's leader",
         "In the window. Often: the servers of the cluster lose each other.",
         [(f"max(increase({of('refold_log_leader_changes_total')}[$window]))", "changes")],
+        width=6,
     ),
 ]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from refold.client import Refold
 from refold.core.errors import RefoldError
 from support.collector import collecting
-from support.prometheus import Prometheus, running_prometheus, scraping
+from support.prometheus import Prometheus, program, running_prometheus, scraping
 from support.sources import ROOT
 from support.system import free_port
 from support.up import Up
@@ -54,6 +54,8 @@ class Monitored:
 @contextmanager
 def monitored(path: Path, *, seconds: float, seed: int = 1) -> Iterator[Monitored]:
     """Run a system of two stores with alerts and traces under load, and keep Prometheus running after it."""
+    # Before anything starts: without Prometheus, a test is skipped or fails here.
+    program("prometheus")
     with collecting() as collector:
         stores = ("--store", "postgres", "--store", "files", "--durability", "os")
         streams = ("--live-seconds-max", STREAM_SECONDS)
