@@ -132,6 +132,12 @@ CASES: dict[str, Case] = {
     "postgres": Case(
         broken=stopped("postgres"), name="store:responseTime", status="fail", output="no answer"
     ),
+    "both": Case(
+        broken=stopped("nats-server", "postgres"),
+        name="store:responseTime",
+        status="fail",
+        output="no answer",
+    ),
     "projector": Case(
         broken=stopped("refold.wiring.service projector"),
         name="projector:owner",

@@ -14,7 +14,7 @@ from refold.core.errors import Refused, StoreDiffers, StoreUnavailable
 from refold.store.postgres import PostgresStore
 from refold.store.postgres.pool import SQL
 from refold.store.postgres.schema import FORMAT_BEGINS, MIGRATIONS
-from support.stores import postgres_stores
+from support.stores import postgres_stores, redis_stores, sqlite_stores
 
 
 @asynccontextmanager
@@ -137,3 +137,20 @@ def test_every_statement_is_used_and_no_name_repeats():
     code = "\n".join(file.read_text() for file in package.iterdir() if file.name.endswith(".py"))
     assert [name for name in SQL if f'"{name}"' not in code] == []
     assert package.joinpath("queries.sql").read_text().count("-- name: ") == len(SQL)
+
+
+async def test_an_open_store_tells_which_migrations_were_applied(postgres_dsn, redis_url, tmp_path):
+    async with (
+        postgres_stores(postgres_dsn) as open_postgres,
+        sqlite_stores(tmp_path) as open_files,
+        redis_stores(redis_url) as open_redis,
+    ):
+        for open_store in (open_postgres, open_files, open_redis):
+            store = await open_store()
+            await store.bind("log-1")
+            applied, known = await store.migrations()
+            assert applied == known > 0
+        store = await open_postgres()
+        async with connected(postgres_dsn) as connection:
+            await connection.execute("INSERT INTO migrations (number, name) VALUES (99, 'future')")
+        assert await store.migrations() == (99, MIGRATIONS[-1].number)

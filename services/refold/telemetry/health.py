@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from refold.core.errors import RefoldError
 from refold.core.json_text import Json
 from refold.core.timestamp import format_time
 from refold.telemetry import redacted_text
+
+T = TypeVar("T")
 
 Status = Literal["pass", "warn", "fail"]
 STATUSES: Final[tuple[Status, ...]] = ("pass", "warn", "fail")
@@ -26,6 +28,9 @@ RUN_SECONDS: Final = 1.9
 CHECK_SECONDS: Final = 1.0
 RESERVED_SECONDS: Final = 0.2
 """One check takes no longer than the first, and leaves the second to each check after it."""
+
+ENDING_SECONDS: Final = 0.05
+"""How long the end of a check that was cancelled is waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +83,7 @@ class Check(NamedTuple):
     """What is run, with the seconds that it may take. Where it fails or takes longer, that is the finding `name`."""
 
     name: str
-    run: Callable[[float], Awaitable[Sequence[Finding]]]
+    run: Callable[[float], Coroutine[Any, Any, Sequence[Finding]]]
 
 
 class Report(NamedTuple):
@@ -135,10 +140,26 @@ class Health:
         return Report(worst, {"status": worst, **self._facts, "checks": found})
 
 
+async def within(work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Await work that may be slow to end when it is cancelled, as a query of a server that hangs is.
+
+    Raises `TimeoutError`. What has not ended after two cancellations is left to itself.
+    """
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    try:
+        if (await asyncio.wait({task}, timeout=seconds))[0]:
+            return task.result()
+        raise TimeoutError
+    finally:
+        for _ in range(2):
+            if task.cancel():
+                await asyncio.wait({task}, timeout=ENDING_SECONDS)
+
+
 async def _findings(check: Check, seconds: float) -> Sequence[Finding]:
     try:
-        async with asyncio.timeout(seconds):
-            return await check.run(seconds)
+        return await within(check.run(seconds), seconds)
     except TimeoutError:
         return [Finding(name=check.name, status="fail", output=f"no answer within {seconds:.1f} s")]
     except RefoldError as error:

@@ -24,7 +24,7 @@ from refold.log.jetstream.protocol import message_frame
 from refold.log.jetstream.stream import check_log
 from refold.projector import FOLDING, Stage
 from refold.telemetry import instance
-from refold.telemetry.health import Check, Finding, Health, Status
+from refold.telemetry.health import Check, Finding, Health, Status, within
 from refold.wiring.gateway_stores import GatewayStores
 from refold.wiring.stores import ConnectedStore
 
@@ -85,8 +85,8 @@ def health_of(
 
 @dataclass(slots=True, kw_only=True)
 class _Checks:
-    """What the checks need. `info` is the log's state in this run, None where it could not be read; `has_store` tells
-    whether a store answered.
+    """What the checks need. `info` is the log's state in this run, None where it could not be read; `has_search` tells
+    whether a store that can search answered.
     """
 
     log: JetStreamLog
@@ -94,7 +94,7 @@ class _Checks:
     consistency: Consistency
     lag_seconds_max: float
     info: LogInfo | None = field(default=None, init=False)
-    has_store: bool = field(default=False, init=False)
+    has_search: bool = field(default=False, init=False)
 
     async def nats(self, _: float) -> list[Finding]:
         started = perf_counter()
@@ -121,7 +121,11 @@ class _Checks:
         sources = self.stores.sources
         names = [source.name for source in sources.stores] if sources else list(self.stores.opened)
         by_store = await asyncio.gather(*(self._store(name, 0.9 * seconds) for name in names))
-        self.has_store, found = any(map(_is_whole, by_store)), _degraded(by_store)
+        self.has_search = any(
+            _is_whole(each) and self.stores.opened[name].capabilities.has_where
+            for name, each in zip(names, by_store, strict=True)
+        )
+        found = _degraded(by_store)
         for source in sources.stores if sources else ():
             state = source.breaker.state
             status: Status = "pass" if state == "closed" else "warn"
@@ -142,8 +146,7 @@ class _Checks:
             return [Finding(name=about, status="fail", output=output, component=name)]
         started = perf_counter()
         try:
-            async with asyncio.timeout(seconds):
-                applied, known = await store.migrations()
+            applied, known = await within(store.migrations(), seconds)
         except TimeoutError:
             output = f"no answer within {seconds:.1f} s"
             return [Finding(name=about, status="fail", output=output, component=name)]
@@ -158,7 +161,7 @@ class _Checks:
 
     async def alerts(self, _: float) -> list[Finding]:
         """Read the documents of the alert engine, where the store can search and there are any."""
-        if not (self.has_store and self.stores.reader.capabilities.has_where):
+        if not self.has_search:
             return []
         page = await self.stores.reader.list_documents(
             ALERTS_NAMESPACE, prefix="", where=ALERTS_FIRING, limit=ALERTS_MAX, cursor=None, is_bare=True

@@ -87,3 +87,21 @@ async def test_since_is_when_the_status_last_changed() -> None:
     assert [each["time"][17:19] for each in views] == ["01", "02", "03", "04", "05"]
     assert views[2]["output"] == "log_unavailable: no log at nats://admin:***@host"
     assert "output" not in views[4]
+
+
+async def test_what_is_slow_to_end_when_it_is_cancelled_does_not_hold_the_answer_up() -> None:
+    cancellations: list[str] = []
+
+    async def slow() -> None:
+        # As asyncpg, which waits until the server has cancelled a query.
+        for name in ("first", "second"):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancellations.append(name)
+        raise ValueError("is not reported as never retrieved")
+
+    with pytest.raises(TimeoutError):
+        await health.within(slow(), 0)
+    await asyncio.sleep(0)
+    assert cancellations == ["first", "second"]

@@ -1,0 +1,77 @@
+"""What the checks of `/health` find in the answers of projectors, and of stores where there are several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from refold.log import Replicas
+from refold.telemetry.health import Finding
+from refold.wiring.health import _clock, _degraded, _owner, _replicas, _stage, _used, _versions
+
+
+def projector(instance: str, shard: str = "0-63", *, stage: str = "working", **facts: str) -> dict[str, Any]:
+    return {"service": "projector", "instance": instance, "shard": shard, "stage": stage, **facts}
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "output"),
+    [
+        ([projector("a")], "pass", ""),
+        ([projector("a", "0-31"), projector("b", "32-63")], "pass", ""),
+        ([projector("a"), projector("b", stage="standby")], "pass", ""),
+        ([], "fail", "no projector answered"),
+        ([projector("a", "0-31")], "fail", "32 of 64 partitions have no owner"),
+        ([projector("a", stage="waiting")], "fail", "64 of 64 partitions have no owner"),
+        ([projector("a"), projector("b", "60-63")], "fail", "4 of 64 partitions have several owners"),
+    ],
+)
+def test_every_partition_has_one_owner(answers: list[dict[str, Any]], status: str, output: str) -> None:
+    found = _owner("", answers)
+    assert (found.status, found.output) == (status, output)
+
+
+def test_each_of_several_stores_has_owners_of_its_own() -> None:
+    answers = [projector("a", store="files"), projector("b", store="redis")]
+    assert [_owner(store, answers).value for store in ("files", "redis", "postgres")] == ["a", "b", ""]
+    assert _owner("postgres", answers).status == "fail"
+
+
+def test_a_failure_is_a_warning_while_another_store_has_none() -> None:
+    good, bad = Finding(name="store:responseTime"), Finding(name="store:responseTime", status="fail")
+    assert [each.status for each in _degraded([[good], [bad]])] == ["pass", "warn"]
+    assert [each.status for each in _degraded([[bad], [bad]])] == ["fail", "fail"]
+    assert [each.status for each in _degraded([[bad]])] == ["fail"]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "status"),
+    [
+        (Replicas(), "pass"),
+        (Replicas(3), "pass"),
+        (Replicas(2, lagging=1), "warn"),
+        (Replicas(1, lagging=1, offline=1), "fail"),
+    ],
+)
+def test_replicas_are_compared_with_how_many_there_should_be(replicas: Replicas, status: str) -> None:
+    assert _replicas(replicas).status == status
+
+
+def test_values_are_compared_with_their_limits() -> None:
+    assert [_used(used, 100).status for used in (80, 81, 95, 96)] == ["pass", "warn", "warn", "fail"]
+    assert [_clock(offset).status for offset in (1.0, -1.0, 1.1, -10.0)] == ["pass", "pass", "warn", "warn"]
+    assert _clock(-10.0).value == -10.0
+
+
+def test_a_stage_that_does_not_fold_is_named_with_its_error() -> None:
+    stages = ("working", "standby", "starting", "waiting", "stopped")
+    found = [_stage(projector("a", stage=stage, error="it is full")) for stage in stages]
+    assert [each.status for each in found] == ["pass", "pass", "warn", "fail", "fail"]
+    assert (found[3].component, found[3].output) == ("a", "waiting: it is full")
+
+
+def test_other_versions_are_a_warning_that_names_the_instances() -> None:
+    found = _versions([{"instance": "old:1", "version": "0.0.9"}])
+    assert (found.status, found.value) == ("warn", 2)
+    assert "old:1: 0.0.9" in found.output
