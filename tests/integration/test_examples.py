@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.prometheus import program
 from support.up import Up, environment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -27,6 +28,7 @@ SCRIPTS = ("01_basic_state_sync/main.py", "02_collaborative_editing/main.py")
 STORAGE = "05_storage_backends/main.py"
 HANDLERS = "07_enhanced_event_handlers/main.py"
 PERFORMANCE = "08_performance_optimization/main.py"
+MONITORING = "06_monitoring_observability/main.py"
 MEASURING = "03_realtime_dashboard/main.py"
 
 
@@ -50,7 +52,7 @@ def measuring():
 def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == SHOWN.keys()
     assert {path.parent.name for path in EXAMPLES.glob("0*/*")} == {
-        name.split("/")[0] for name in (*SCRIPTS, MEASURING, STORAGE, HANDLERS, PERFORMANCE)
+        name.split("/")[0] for name in (*SCRIPTS, MEASURING, STORAGE, MONITORING, HANDLERS, PERFORMANCE)
     }
 
 
@@ -89,6 +91,15 @@ def test_the_stores_example_prints_what_its_readme_shows_but_for_the_figures():
 
 
 @pytest.mark.slow
+def test_the_monitoring_example_prints_what_its_readme_shows_but_for_what_commands_find():
+    """It also checks that the metrics have the clients' counts, and that each alert fires and resolves once."""
+    for name in ("prometheus", "prometheus-alertmanager"):
+        program(name)
+    shown = without_findings(run(MONITORING).strip() + "\n")
+    assert f"```\n{shown}```\n" in without_findings(readme_of(MONITORING))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [HANDLERS, PERFORMANCE])
 def test_a_long_example_prints_what_its_readme_shows_but_for_the_figures(name):
     """That of the handlers also checks that every acknowledged change is there, once."""
@@ -104,6 +115,12 @@ def test_the_stores_example_says_what_it_leaves_out_where_no_redis_is_installed(
 
 def without_figures(text):
     return re.sub(" {2,}", "  ", re.sub(r" *\d[\d.,]*", " 0", re.sub("[▁-█]+", "▁", text)))
+
+
+def without_findings(text):
+    """Leave out what commands print that look at a moment, and figures."""
+    commands = r"(\$ refold (?:logs|top|profile|status)\b.*\n)(?: {4}.*\n)*"
+    return without_figures(re.sub(commands, r"\1", text))
 
 
 def readme_of(name):

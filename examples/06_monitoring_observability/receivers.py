@@ -1,0 +1,112 @@
+"""One small server for all that the system sends: spans by OTLP over HTTP, and notifications of alerts."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+TRACES = "/v1/traces"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A span as it was received; `parent` is empty for a root, the times are nanoseconds."""
+
+    service: str
+    name: str
+    trace: str
+    id: str
+    parent: str
+    began_at: int
+    ended_at: int
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notification:
+    """An alert that fired or was over: who says so, and when it came (seconds of the monotonic clock)."""
+
+    sender: str
+    status: str
+    alert: str
+    summary: str
+    came_at: float
+
+
+class Received:
+    """What came, in its order."""
+
+    def __init__(self, url: str) -> None:
+        """Receive at a URL."""
+        self.url = url
+        self.spans: list[Span] = []
+        self.notifications: list[Notification] = []
+
+    def take(self, path: str, body: bytes) -> None:
+        """Take the body of a request."""
+        if path == TRACES:
+            self._take_spans(body)
+            return
+        # Alertmanager and Refold's own engine send the same form.
+        for alert in json.loads(body)["alerts"]:
+            self.notifications.append(
+                Notification(
+                    sender=path.strip("/"),
+                    status=alert["status"],
+                    alert=alert["labels"]["alertname"],
+                    summary=alert["annotations"]["summary"],
+                    came_at=time.monotonic(),
+                )
+            )
+
+    def _take_spans(self, body: bytes) -> None:
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            service = _values(resource.resource.attributes)["service.name"]
+            for scope in resource.scope_spans:
+                self.spans += [
+                    Span(
+                        service=service,
+                        name=span.name,
+                        trace=span.trace_id.hex(),
+                        id=span.span_id.hex(),
+                        parent=span.parent_span_id.hex(),
+                        began_at=span.start_time_unix_nano,
+                        ended_at=span.end_time_unix_nano,
+                        attributes=_values(span.attributes),
+                    )
+                    for span in scope.spans
+                ]
+
+
+@contextmanager
+def receiving() -> Iterator[Received]:
+    """Listen on the loopback until the end of the block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.take(self.path, self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    received = Received(f"http://127.0.0.1:{server.server_port}")
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield received
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _values(attributes: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
