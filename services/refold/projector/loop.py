@@ -35,7 +35,7 @@ from refold.store import Key, Rejection
 from refold.store.ports import Store
 from refold.telemetry.metrics.projector import ProjectorMetrics
 from refold.telemetry.slow import report_commit
-from refold.telemetry.tracing import SpanContext, Spans
+from refold.telemetry.tracing import Spans
 
 REPLY_AGE_NANOSECONDS: Final = 60 * 1_000_000_000
 """An outcome is sent to `Refold-Reply` only for events younger than this by the broker's clock."""
@@ -292,8 +292,8 @@ class ShardLoop:
             self._effective_count += metrics.count_folded(self._fold_state.read_sequence, rejected)
 
     def _fold_each(self, records: list[Record], young: int) -> None:
-        routes, buffer, fold = self._routes, self._buffer, self._fold_state.fold
-        parents = {} if self._traces is None else self._traces.find(records, young)
+        routes, buffer, fold, traces = self._routes, self._buffer, self._fold_state.fold, self._traces
+        parents = {} if traces is None else traces.find(records, young)
         for record in records:
             sequence, time, subject, _, _ = record
             where, document, counts = routes[subject]
@@ -310,18 +310,18 @@ class ShardLoop:
                 if entry[16] is not None:
                     self._conflicts.take(where, entry, document, is_young=time > young)
                 if time > young:
-                    self._note(step, where, parents.get(sequence))
+                    if traces is None or sequence not in parents:
+                        self._note(step, where)
+                    else:
+                        self._note(step, where, traces.fold(parents[sequence], entry, where, buffer.traced))
             elif where.reason and self._fold_state.has(where.partition):
                 self._refuse(record, where, is_young=time > young)
                 counts[_REJECTED] += 1
             else:
                 self._fold_state.skip(record, where)
 
-    def _note(self, step: Step, where: Route, parent: SpanContext | None) -> None:
-        """Keep the outcome and the change of an event until they are sent, with the context of its trace."""
-        trace = b""
-        if parent is not None and self._traces is not None:
-            trace = self._traces.fold(parent, step.entry, where, self._buffer.traced)
+    def _note(self, step: Step, where: Route, trace: bytes = b"") -> None:
+        """Keep the outcome and the change of an event until they are sent, with the header lines of its trace."""
         reply, change = reply_notice(where, step), change_notice(where, step)
         if reply is not None:
             self._replies.append((*reply, trace) if trace else reply)
