@@ -99,6 +99,11 @@ async def test_a_put_is_one_trace_with_the_parents_of_the_table(traced: System, 
     about = {span.trace for span in collector.spans if span.attributes.get("refold.namespace") == namespace}
     reads = {span.trace for span in collector.spans if span.name.startswith("GET ")}
     assert about - reads == {trace, other}
+    accept = {"Accept": "application/openmetrics-text"}
+    async with httpx.AsyncClient(base_url=traced.url, trust_env=False, headers=accept) as http:
+        shown = (await http.get("/metrics")).text
+    for name in ("refold_http_request", "refold_append", "refold_outcome_wait"):
+        assert re.search(rf'{name}_seconds_bucket{{.*# {{trace_id="({trace}|{other})"}}', shown), name
 
 
 async def test_a_raw_event_goes_on_with_its_authors_trace(traced: System, collector: Collector) -> None:

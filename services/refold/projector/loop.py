@@ -223,7 +223,7 @@ class ShardLoop:
         for subject in subjects:
             where = self._fold_state.route(subject)
             document = self._documents.get(where[1:3]) if self._is_folded(where) else None
-            self._routes[subject] = (where, document, self._ports.metrics.tally(where.namespace))
+            self._routes[subject] = (where, document, self._ports.metrics.folded.of(where.namespace))
 
     def _is_folded(self, where: Route) -> bool:
         return not where.reason and self._fold_state.has(where.partition)
@@ -277,19 +277,19 @@ class ShardLoop:
         return [self._buffer] if self._committing is None else [self._committing, self._buffer]
 
     def _fold(self, records: list[Record]) -> None:
-        ports, metrics, rejections = self._ports, self._ports.metrics, self._buffer.rejections
-        counted = metrics.counted_sequence
-        if records[0].sequence <= counted < records[-1].sequence:
+        ports, folded, rejections = self._ports, self._ports.metrics.folded, self._buffer.rejections
+        if records[0].sequence <= folded.counted_sequence < records[-1].sequence:
             # The first of them are folded, but not counted, again.
-            self._fold([record for record in records if record.sequence <= counted])
-            records = [record for record in records if record.sequence > counted]
+            self._fold([record for record in records if record.sequence <= folded.counted_sequence])
+            records = [record for record in records if record.sequence > folded.counted_sequence]
+        folded.begin(records[-1].sequence)
         begin, started = len(rejections), ports.timer()
         try:
             self._fold_each(records, ports.broker_now() - REPLY_AGE_NANOSECONDS)
         finally:
-            metrics.fold_seconds.observe(ports.timer() - started)
-            rejected = ((each.namespace, each.reason) for each in rejections[begin:])
-            self._effective_count += metrics.count_folded(self._fold_state.read_sequence, rejected)
+            ports.metrics.fold_seconds.observe(ports.timer() - started)
+            ports.metrics.count_rejections(rejections[begin:])
+            self._effective_count += folded.end(self._fold_state.read_sequence)
 
     def _fold_each(self, records: list[Record], young: int) -> None:
         routes, buffer, fold, traces = self._routes, self._buffer, self._fold_state.fold, self._traces

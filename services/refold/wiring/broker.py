@@ -15,13 +15,15 @@ import orjson
 from faststream.nats import NatsBroker
 from faststream.nats.security import NatsUserPassword
 
+from refold.core.errors import LogUnavailable
 from refold.log.jetstream import JetStreamLog
+from refold.log.jetstream.api import account_limit
 from refold.log.jetstream.connection import credentials_of
 from refold.telemetry.http import get
 from refold.wiring.servers import inbox_of
 
 LIMIT_SECONDS: Final = 30.0
-"""How often NATS' monitoring is asked for the server's limit."""
+"""How often NATS is asked how much it may store."""
 
 _MONITOR_SECONDS: Final = 2.0
 _UNLIMITED: Final = -1
@@ -30,10 +32,10 @@ _PING_SECONDS: Final = 5
 
 @contextmanager
 def watching_storage_limit(log: JetStreamLog, monitor: str | None) -> Iterator[None]:
-    """Within the block, ask NATS' monitoring how many bytes its server may store: the log has no other bound."""
-    if monitor is None:
-        yield
-        return
+    """Within the block, ask how many bytes NATS may store for the log, which has no bound of its own.
+
+    NATS' monitoring knows the server's limit; without it, only that of the account is known, if it has one.
+    """
     asking = asyncio.create_task(_watch_storage_limit(log, monitor), name="log-limit")
     try:
         yield
@@ -41,11 +43,14 @@ def watching_storage_limit(log: JetStreamLog, monitor: str | None) -> Iterator[N
         asking.cancel()
 
 
-async def _watch_storage_limit(log: JetStreamLog, monitor: str) -> None:
+async def _watch_storage_limit(log: JetStreamLog, monitor: str | None) -> None:
     while True:
-        with suppress(OSError, orjson.JSONDecodeError, KeyError):
-            answer = await get(f"{monitor}/jsz", seconds=_MONITOR_SECONDS)
-            log.server_limit_bytes = orjson.loads(answer.body)["config"]["max_storage"]
+        with suppress(LogUnavailable, OSError, orjson.JSONDecodeError, KeyError):
+            if monitor is None:
+                log.server_limit_bytes = await account_limit(log.client)
+            else:
+                answer = await get(f"{monitor}/jsz", seconds=_MONITOR_SECONDS)
+                log.server_limit_bytes = orjson.loads(answer.body)["config"]["max_storage"]
         # It is set when the server starts.
         await asyncio.sleep(LIMIT_SECONDS)
 

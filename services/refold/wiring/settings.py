@@ -249,7 +249,7 @@ class Settings(BaseSettings):
     metric_namespaces_max: int = Field(NAMESPACES_MAX, ge=1, le=1_000)
     """Namespaces that a process names in its metrics, the first that it meets; the others share the label `_other`."""
     nats_monitor: str | None = Field(None, pattern=r"^http://[^/\s@?#]+:\d+$")
-    """NATS' monitoring, such as http://127.0.0.1:8222, which knows how large the log may become."""
+    """NATS' monitoring, such as http://127.0.0.1:8222, which knows how large the log may become; set by `refold up`."""
     profiling: bool = False
     """Let the administrator make CPU profiles of a running service (`refold profile`)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -29,10 +29,11 @@ from refold.core.errors import (
 )
 from refold.embedded import read_endpoints, running_settings
 from refold.gateway.access import Access
-from refold.gateway.responses import Problem, json_response, problem_of
+from refold.gateway.responses import Problem, Response, json_response, problem_of
 from refold.log import end_of
 from refold.telemetry.http import get
 from refold.telemetry.logging import get_logger
+from refold.telemetry.metrics.exposition import Exposition, accepted_by
 from refold.usage import FILE
 from refold.usage.reader import UsageReader
 from refold.usage.report import Question, answer
@@ -199,20 +200,21 @@ def _application(storage: Storage, access: Access) -> Any:
     """Return the ASGI application: `/usage`, `/usage/{namespace}`, `/healthz`, `/readyz` and `/metrics`."""
     registry = CollectorRegistry()
     registry.register(_Counted(storage))
-    metrics = make_asgi_app(registry)
+    exposition = Exposition(registry)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         path: str = scope["path"]
-        if path == "/metrics":
-            await metrics(scope, receive, send)
-            return
         try:
             if (refusal := access.refusal(scope)) is not None:
                 raise refusal
             if scope["method"] not in {"GET", "HEAD"}:
                 raise Problem(405, "method_not_allowed", "only GET", headers={"Allow": "GET, HEAD"})
-            found = {"status": "alive"} if path in {"/healthz", "/readyz"} else _found(storage, path, scope)
-            response = json_response(found)
+            if path == "/metrics":
+                body, media_type = await exposition.read(accepted_by(scope))
+                response = Response(body, 200, None, media_type)
+            else:
+                is_probe = path in {"/healthz", "/readyz"}
+                response = json_response({"status": "alive"} if is_probe else _found(storage, path, scope))
         except (RefoldError, Problem) as error:
             response = _problem(error).response()
         if scope["method"] == "HEAD":

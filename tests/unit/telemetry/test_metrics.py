@@ -3,6 +3,7 @@
 import asyncio
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -72,17 +73,18 @@ def test_the_labels_of_conflicts_are_bounded():
 def test_what_is_folded_again_is_not_counted_again():
     registry = CollectorRegistry()
     metrics = ProjectorMetrics(registry)
-    for read_sequence in (2, 2, 3):
-        metrics.tally("n")[Status.applied] += 1
-        metrics.tally("")[Status.rejected] += 1
-        metrics.count_conflict(read_sequence, "n", "diff3", "merged")
-        assert metrics.count_folded(read_sequence, [("", "bad_name")]) == 1
+    for sequence in (2, 2, 3):
+        metrics.folded.begin(sequence)
+        metrics.folded.of("n")[Status.applied] += 1
+        metrics.folded.of("")[Status.rejected] += 1
+        metrics.count_conflict(sequence, "n", "diff3", "merged")
+        metrics.count_rejections([SimpleNamespace(sequence=sequence, namespace="", reason="bad_name")])
+        assert metrics.folded.end(sequence) == 1
     value = registry.get_sample_value
     assert value("refold_events_folded_total", {"namespace": "n", "outcome": "applied"}) == 2
     assert value("refold_events_folded_total", {"namespace": "_other", "outcome": "rejected"}) == 2
     assert value("refold_events_rejected_total", {"namespace": "_other", "reason": "bad_name"}) == 2
-    conflicts = {"namespace": "n", "strategy": "diff3", "status": "merged"}
-    assert value("refold_conflicts_total", conflicts) == 2
+    assert value("refold_conflicts_total", {"namespace": "n", "strategy": "diff3", "status": "merged"}) == 2
 
 
 def test_caches_are_counted_under_the_documented_names():

@@ -76,6 +76,13 @@ async def stream_info(client: Client, **options: bool) -> dict[str, Any]:
         raise LogMissing(message, stream=STREAM) from error
 
 
+async def account_limit(client: Client) -> int | None:
+    """Ask how many bytes the account may store; None where it has no limit of its own. Raises `LogUnavailable`."""
+    answer = await request_api(client, "INFO", None, "the broker does not return the account's limits")
+    limit = answer["limits"]["max_storage"]
+    return limit if limit > 0 else None
+
+
 def replicas_of(cluster: dict[str, Any]) -> Replicas:
     """Read what the broker says of the servers that store the log: its leader has all of it, if there is one."""
     leader, replicas = cluster.get("leader", ""), cluster.get("replicas") or []

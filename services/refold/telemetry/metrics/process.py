@@ -23,7 +23,8 @@ LOOP_PROBE_SECONDS: Final = 0.1
 """How often the delay of the event loop is measured."""
 
 READY_PROBE_SECONDS: Final = 5.0
-"""How often a service asks itself whether it is ready."""
+UNREADY_PROBE_SECONDS: Final = 1.0
+"""How often a service asks itself whether it is ready, and how often while it is not."""
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
 _CGROUP_BYTES_MAX: Final = 2**62
@@ -72,8 +73,9 @@ class ServiceMetrics:
     async def watch_readiness(self, is_ready: Callable[[], Awaitable[bool]]) -> None:
         """Ask again and again until cancelled."""
         while True:
-            self.ready.set(await is_ready())
-            await asyncio.sleep(READY_PROBE_SECONDS)
+            found = await is_ready()
+            self.ready.set(found)
+            await asyncio.sleep(READY_PROBE_SECONDS if found else UNREADY_PROBE_SECONDS)
 
 
 def memory_limit_bytes(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float:

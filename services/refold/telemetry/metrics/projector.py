@@ -6,12 +6,13 @@ Created by the projector's composition, and set by `refold.projector`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from refold.core.document import STATUSES
 from refold.telemetry.metrics import BYTES, COUNTS, NAMESPACES_MAX, SECONDS, NamespaceLabels, exemplar_of
@@ -19,22 +20,73 @@ from refold.telemetry.metrics import BYTES, COUNTS, NAMESPACES_MAX, SECONDS, Nam
 _NONE: Final = [0] * len(STATUSES)
 
 
+class Rejected(Protocol):
+    """A rejected event; its namespace is empty where it names no document."""
+
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class FoldedEvents(Collector):
+    """Events folded, by namespace and outcome: numbers in lists, which the fold counts in, and each scrape reads.
+
+    A counter's own `inc` would take a tenth of the time of a fold. `counted_sequence` is how far events are counted.
+    """
+
+    def __init__(self, registry: CollectorRegistry, labels: NamespaceLabels) -> None:
+        self.counted_sequence = 0
+        self._labels = labels
+        self._counts: dict[str, list[int]] = {}
+        self._effective = 0
+        self._before: dict[str, list[int]] | None = None
+        registry.register(self)
+
+    def of(self, namespace: str) -> list[int]:
+        """Return where a namespace's events are counted, by status."""
+        return self._counts.setdefault(self._labels.of(namespace), _NONE.copy())
+
+    def begin(self, last_sequence: int) -> None:
+        """Begin a slice: all of its events have been counted before, or none of them has."""
+        is_again = last_sequence <= self.counted_sequence
+        self._before = {label: counts.copy() for label, counts in self._counts.items()} if is_again else None
+
+    def end(self, read_sequence: int) -> int:
+        """End it, folded up to a sequence: return how many events took a version."""
+        total = sum([applied + merged for applied, merged, _, _ in self._counts.values()])
+        effective = total - self._effective
+        if self._before is None:
+            self.counted_sequence, self._effective = read_sequence, total
+        else:
+            for label, counts in self._counts.items():
+                counts[:] = self._before.get(label, _NONE)
+        return effective
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counter."""
+        about = "Events folded, by outcome."
+        family = CounterMetricFamily("refold_events_folded", about, labels=["namespace", "outcome"])
+        for label, counts in self._counts.items():
+            for status, count in zip(STATUSES, counts, strict=True):
+                if count:
+                    family.add_metric([label, status.name], count)
+        yield family
+
+
 class ProjectorMetrics:
     """Metrics of a projector.
 
-    Events that this process folds again, after a commit failed or the store was emptied, are not counted again:
-    `counted_sequence` is how far outcomes, rejections and conflicts are counted. A commit counts once it is done.
+    Outcomes, rejections and conflicts of events that this process folds again, after a commit failed or the store was
+    emptied, are not counted again. A commit counts once it is done.
     """
 
     def __init__(self, registry: CollectorRegistry, *, namespaces_max: int = NAMESPACES_MAX) -> None:
         self._labels = NamespaceLabels(namespaces_max)
-        self.counted_sequence = 0
-        # By label: how many events of each status were folded since the last call of `count_folded`.
-        self._tallies: dict[str, list[int]] = {}
+        self.folded = FoldedEvents(registry, self._labels)
         counter = partial(Counter, registry=registry)
-        self.events_folded = counter(
-            "refold_events_folded_total", "Events folded, by outcome.", ["namespace", "outcome"]
-        )
         self.events_rejected = counter(
             "refold_events_rejected_total", "Events that the fold rejected.", ["namespace", "reason"]
         )
@@ -128,30 +180,11 @@ class ProjectorMetrics:
             registry=registry,
         )
 
-    def tally(self, namespace: str) -> list[int]:
-        """Return where a namespace's events are counted by status, for `count_folded`."""
-        label = self._labels.of(namespace)
-        return self._tallies.setdefault(label, _NONE.copy())
-
-    def count_folded(self, read_sequence: int, rejections: Iterable[tuple[str, str]]) -> int:
-        """Count what the tallies have got, up to a sequence; return how many of these events took a version.
-
-        `rejections` are the namespaces and reasons of those that were rejected.
-        """
-        is_new, effective = read_sequence > self.counted_sequence, 0
-        for label, tally in self._tallies.items():
-            if tally == _NONE:
-                continue
-            for status in STATUSES:
-                effective += tally[status] if status.is_effective else 0
-                if is_new and tally[status]:
-                    self.events_folded.labels(label, status.name).inc(tally[status])
-            tally[:] = _NONE
-        if is_new:
-            self.counted_sequence = read_sequence
-            for namespace, reason in rejections:
-                self.events_rejected.labels(self._labels.of(namespace), reason).inc()
-        return effective
+    def count_rejections(self, rejections: Iterable[Rejected]) -> None:
+        """Count events of a slice that were rejected, before it ends."""
+        for rejected in rejections:
+            if rejected.sequence > self.folded.counted_sequence:
+                self.events_rejected.labels(self._labels.of(rejected.namespace), rejected.reason).inc()
 
     def count_commit(
         self, kind: str, seconds: float, sizes: tuple[int, int, int], pages: int, trace_id: int | None
@@ -167,7 +200,7 @@ class ProjectorMetrics:
 
     def count_conflict(self, sequence: int, namespace: str, strategy: str, status: str) -> None:
         """Count an event's conflict; all custom strategies have one label."""
-        if sequence > self.counted_sequence:
+        if sequence > self.folded.counted_sequence:
             labels = self._labels.of(namespace), strategy.partition(":")[0], status
             self.conflicts.labels(*labels).inc()
 
