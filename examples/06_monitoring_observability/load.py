@@ -13,6 +13,8 @@ from refold.wiring.system import System
 NAMESPACE = "shop"
 ACTORS = ("ann", "ben", "carla")
 ORDERS, ROUNDS = 40, 12
+COMMIT_SECONDS = 30.0
+LAG = 'refold_lag_events{shard="0-63"}'
 
 MEANING = {
     "applied": "events that made a version",
@@ -31,7 +33,8 @@ async def send(system: System) -> None:
         f"Metrics: {counts.total():,} events by {len(ACTORS)} actors; the first five are what clients have counted"
     )
     urls = service_urls(system)
-    projector, gateway = [await metrics_of(urls[name]) for name in ("projector", "gateway")]
+    projector = await _once_committed(urls["projector"])
+    gateway = await metrics_of(urls["gateway"])
     for outcome, meaning in MEANING.items():
         name = f'refold_events_folded_total{{namespace="{NAMESPACE}",outcome="{outcome}"}}'
         _show(name, projector[name], meaning)
@@ -40,13 +43,21 @@ async def send(system: System) -> None:
     _show(name, projector[name], "the same events, by reason")
     assert projector[name] == counts["rejected"]
     for values, name, meaning in (
-        (projector, 'refold_lag_events{shard="0-63"}', "events that are in the log and in no store yet"),
+        (projector, LAG, "events that are in the log and in no store yet"),
         (projector, "refold_commit_events_count", "commits; the fewer, the larger each was"),
         (projector, 'refold_shard_owned{shard="0-63"}', "1: this projector folds the shard"),
         (gateway, "refold_append_seconds_count", "appends to the log, each durable when it ends"),
         (gateway, "refold_broker_connected", "1: the connection to NATS is open"),
     ):
         _show(name, values[name], meaning)
+
+
+async def _once_committed(projector: str) -> dict[str, float]:
+    """Return the projector's metrics once all is committed; it measures its lag every second."""
+    async with asyncio.timeout(COMMIT_SECONDS):
+        while (found := await metrics_of(projector)).get(LAG) != 0:
+            pass
+    return found
 
 
 async def _write_order(refold: Refold, number: int, counts: Counter[str]) -> None:
