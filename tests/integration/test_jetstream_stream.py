@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from refold.core.errors import LogDiffers, LogHole, LogMissing, LogUnavailable
-from refold.log.jetstream.api import request_api, stored_record, stream_info
+from refold.log import Replicas
+from refold.log.jetstream.api import account_limit, replicas_of, request_api, stored_record, stream_info
 from refold.log.jetstream.client import Client, Reply
 from refold.log.jetstream.stream import CONFIGURATION, NARROW, WIDE, check_log, create_log
 from support.broker import LOG_ID, Broker, running_broker
@@ -259,3 +260,26 @@ async def test_a_log_without_its_beginning_raises_a_hole(broker: Broker) -> None
     with pytest.raises(LogHole) as caught:
         await check_log(client)
     assert caught.value.facts == {"first_sequence": 3}
+
+
+async def test_one_server_has_the_log_and_its_account_no_limit(broker: Broker) -> None:
+    client = await broker.connect("administrator")
+    await create_log(client, log_id=LOG_ID)
+    found = replicas_of((await stream_info(client))["cluster"])
+    assert (found.current, found.lagging, found.offline) == (1, 0, 0)
+    assert found.leader == client.server_info["server_name"]
+    assert await account_limit(client) is None
+
+
+@pytest.mark.parametrize(
+    ("cluster", "counted"),
+    [
+        ({}, Replicas()),
+        ({"leader": "a", "replicas": [{"current": True}, {"current": True}]}, Replicas(3, 0, 0, "a")),
+        ({"leader": "a", "replicas": [{"current": False}, {"current": True}]}, Replicas(2, 1, 0, "a")),
+        ({"leader": "a", "replicas": [{"current": False, "offline": True}]}, Replicas(1, 0, 1, "a")),
+        ({"replicas": [{"current": True}, {"current": False}]}, Replicas(1, 1, 0, "")),
+    ],
+)
+def test_replicas_are_counted_by_their_state(cluster: dict[str, Any], counted: Replicas) -> None:
+    assert replicas_of(cluster) == counted

@@ -7,10 +7,11 @@ import math
 from dataclasses import replace
 
 import pytest
+from prometheus_client import Counter as PrometheusCounter
 from prometheus_client import Gauge
 
 from refold.core.errors import LogUnavailable, StoreUnavailable
-from refold.log import LogInfo
+from refold.log import LogInfo, Replicas
 from refold.log.memory import MemoryLog
 from refold.projector import Stage
 from refold.projector import supervisor as supervisor_module
@@ -106,11 +107,32 @@ async def test_lag_is_the_age_of_the_first_event_that_is_not_committed() -> None
     assert _value(wired.metrics.log_limit_bytes) == math.inf
 
 
+class _Clustered(MemoryLog):
+    """A log on several servers."""
+
+    replicas = Replicas(3, 0, 0, "a")
+
+    async def info(self) -> LogInfo:
+        return replace(await super().info(), replicas=self.replicas)
+
+
+async def test_changes_of_the_leader_are_counted_but_not_its_election() -> None:
+    log = _Clustered("log-1")
+    wired = ports(log, MemoryStore())
+    supervisor, metrics = Supervisor(wired, ROOMY), wired.metrics
+    for leader in ("a", "a", "", "b", "", "b"):
+        log.replicas = Replicas(1, 1, 1, leader)
+        await supervisor.measure()
+    assert _values(metrics.log_leader_changes)[0] == 1
+    states = ("current", "lagging", "offline")
+    assert [_value(metrics.log_replicas.labels(state)) for state in states] == [1, 1, 1]
+
+
 def _value(gauge: Gauge) -> float:
     return _values(gauge)[0]
 
 
-def _values(gauge: Gauge) -> list[float]:
+def _values(gauge: Gauge | PrometheusCounter) -> list[float]:
     [metric] = gauge.collect()
     return [sample.value for sample in metric.samples]
 

@@ -70,6 +70,17 @@ async def test_openmetrics_has_exemplars_and_the_text_format_has_none() -> None:
     assert b"trace_id" not in body
 
 
+async def test_a_commit_with_a_sampled_event_has_its_trace() -> None:
+    registry = CollectorRegistry()
+    metrics = ProjectorMetrics(registry)
+    metrics.count_commit("single", 0.02, (1, 1, 100), 0, None)
+    metrics.count_commit("sync", 0.2, (1, 1, 100), 2, TRACE_ID)
+    body, _ = await Exposition(registry).read(OPENMETRICS)
+    (line,) = [line for line in body.splitlines() if b"trace_id" in line]
+    assert line.startswith(b'refold_commit_seconds_bucket{le="0.25"} 2.0 # {trace_id="%032x"} 0.2' % TRACE_ID)
+    assert registry.get_sample_value("refold_pages_cut_total") == 2
+
+
 async def test_the_series_of_namespaces_are_bounded() -> None:
     registry = CollectorRegistry()
     projector, gateway = ProjectorMetrics(registry), GatewayMetrics(registry)

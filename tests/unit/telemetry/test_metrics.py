@@ -1,6 +1,7 @@
 """Metrics have the labels of their description, base units and bounded labels."""
 
 import asyncio
+import math
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from refold.core.document import Status
 from refold.telemetry.metrics import NAMESPACES_MAX, described_metrics
 from refold.telemetry.metrics.gateway import CacheMetrics, GatewayMetrics, LiveMetrics
-from refold.telemetry.metrics.process import ServiceMetrics, SpanMetrics
+from refold.telemetry.metrics.process import ServiceMetrics, SpanMetrics, memory_limit_bytes
 from refold.telemetry.metrics.projector import ProjectorMetrics
 from refold.telemetry.metrics.store import StoreMetrics
 
@@ -101,3 +102,23 @@ def test_the_size_of_the_log_has_no_sample_before_it_is_measured():
     assert registry.get_sample_value("refold_log_bytes") is None
     metrics.log_bytes.set(0)
     assert registry.get_sample_value("refold_log_bytes") == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/memory.max": "1048576", "a/b/memory.max": "max"}, 1_048_576),
+        ("0::/a/b\n", {"a/memory.max": "2097152", "a/b/memory.max": "1048576\n"}, 1_048_576),
+        # In a container, the own cgroup is the root of what is mounted.
+        ("0::/outside\n", {"memory.max": "1048576"}, 1_048_576),
+        ("3:cpu,cpuacct:/a\n4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "4096"}, 4_096),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "9223372036854771712"}, math.inf),
+        ("0::/\n", {}, math.inf),
+    ],
+)
+def test_the_memory_limit_is_the_least_of_the_cgroups(tmp_path, own, files, limit):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "own").write_text(own)
+    assert memory_limit_bytes(tmp_path, tmp_path / "own") == limit
