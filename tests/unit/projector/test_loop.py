@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import orjson
 import pytest
 
 from refold.core.document import Status
-from refold.core.errors import FenceLost, FoldUnknown, LogHole
+from refold.core.errors import FenceLost, FoldUnknown, LogHole, StoreUnavailable
 from refold.core.fold_state import FoldState
 from refold.core.history import Clock, Point
 from refold.core.stream import SYSTEM_NAMESPACE
@@ -80,6 +81,43 @@ async def test_a_restart_at_any_event_does_not_change_the_result() -> None:
             await running.committed(stop_at)
         tables.leases.clear()
     assert await _contents(MemoryStore(tables)) == await _contents(await project(log))
+
+
+class LostCommits(MemoryStore):
+    """A store whose commits fail until it is healed."""
+
+    is_healed = False
+
+    async def commit(self, commit: Commit) -> str:
+        if not self.is_healed:
+            raise StoreUnavailable
+        return await super().commit(commit)
+
+
+async def test_what_is_folded_again_after_a_failed_commit_is_counted_once() -> None:
+    log, store = MemoryLog("log-1"), LostCommits()
+    wired = ports(log, store)
+    assert await store.acquire_lease()
+    # A first slice of 9 events, then one of 16: its first 9 have been counted.
+    for events in (7, 6):
+        await _write(log, events - 1)
+        await append(log, "d", b"{")
+        state = FoldState(await store.bind("log-1"))
+        last_sequence = (await log.info()).last_sequence
+        with suppress(StoreUnavailable):
+            await ShardLoop(wired, ROOMY, state).run(last_sequence)
+        store.is_healed = True
+    counted = _counts(wired.metrics.folded)
+    checkpoints = await store.checkpoints()
+    for status in Status:
+        total = sum(it.counts[status] for it in checkpoints)
+        assert sum(counted.get((namespace, status.name), 0) for namespace in ("n", "_refold")) == total
+    assert _counts(wired.metrics.events_rejected)["n", "bad_json"] == 2
+
+
+def _counts(collector: Any) -> dict[tuple[str, ...], float]:
+    [metric] = collector.collect()
+    return {tuple(sample.labels.values()): sample.value for sample in metric.samples}
 
 
 async def test_versions_have_no_gap_and_no_duplicate() -> None:
