@@ -189,11 +189,14 @@ async def started(idle_seconds: float = 30) -> AsyncIterator[Serving]:
                 writer.close()
                 break
             await asyncio.sleep(0.005)
-    yield Serving(app, port, stop, server)
-    app.released.set()
-    stop.set()
-    async with asyncio.timeout(SECONDS):
-        await server
+    try:
+        yield Serving(app, port, stop, server)
+    finally:
+        # A loop that is closed while it still serves hangs: a test that fails must not.
+        app.released.set()
+        stop.set()
+        async with asyncio.timeout(SECONDS):
+            await server
 
 
 def get(path: str, *headers: str, version: str = "1.1", method: str = "GET") -> bytes:
