@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -24,7 +23,7 @@ from bench.tasks.client import write_strictly
 from bench.usage import peak_bytes
 from refold.bench import machine, percentiles
 from refold.embedded import read_endpoints
-from refold.embedded.process import http_get
+from refold.telemetry.http import Response, get
 from refold.wiring.profiling import ask_for_profile
 from support.collector import collecting
 from support.system import free_port
@@ -34,6 +33,7 @@ DELAYS: Final[Mapping[str, float | None]] = {"healthy": 0.0, "hanging": None, "s
 COLLECTORS: Final = ("off", "healthy", "hanging", "refusing", "slow")
 ALERTS: Final = Path(__file__).parents[2] / "infra" / "alerts.toml"
 SCRAPE_SECONDS: Final = 1.0
+SCRAPE_SECONDS_MAX: Final = 10.0
 WRITERS: Final = 64
 PROFILED: Final = ("FoldState.fold", "fold_usual", "compile_patch")
 """Functions of the fold, whose shares of the time are reported."""
@@ -138,10 +138,10 @@ async def _note_collector(
 
 async def _spans(system: Whole) -> dict[str, float]:
     """Return the projector's spans by result."""
-    _, body = await _get(_services(system)["projector"], "/metrics")
+    answer = await _scrape(_services(system)["projector"])
     return {
         sample.labels["result"]: sample.value
-        for family in text_string_to_metric_families(body.decode())
+        for family in text_string_to_metric_families(answer.body.decode())
         for sample in family.samples
         if sample.name == "refold_spans_total"
     }
@@ -152,9 +152,8 @@ def _services(system: Whole) -> dict[str, str]:
     return services
 
 
-async def _get(url: str, path: str) -> tuple[int, bytes]:
-    parts = urlsplit(url)
-    return await http_get(parts.hostname or "", parts.port or 0, path)
+async def _scrape(url: str) -> Response:
+    return await get(f"{url}/metrics", seconds=SCRAPE_SECONDS_MAX)
 
 
 # --- Everything on and off -------------------------------------------------------------------------------
@@ -170,15 +169,15 @@ async def _system(options: Options, plan: Plan, *, is_on: bool) -> AsyncIterator
     with collecting() as collector:
         settings = {"otlp_url": collector.url, "trace_ratio": plan.traced_share, "alerts": ALERTS}
         async with whole_system(options, **settings) as system:
-            scraping = asyncio.create_task(_scrape(system), name="scrape")
+            scraping = asyncio.create_task(_scrape_all(system), name="scrape")
             yield system
             scraping.cancel()
 
 
-async def _scrape(system: Whole) -> None:
+async def _scrape_all(system: Whole) -> None:
     """Ask every service for its metrics, as Prometheus does."""
     while True:
-        await asyncio.gather(*(_get(url, "/metrics") for url in _services(system).values()))
+        await asyncio.gather(*(_scrape(url) for url in _services(system).values()))
         await asyncio.sleep(SCRAPE_SECONDS)
 
 
