@@ -36,7 +36,7 @@ ALERTS: Final = "refold_alert_state"
 FIRING: Final = 2
 """The value of an alert that fires."""
 
-ASKED_ROUTES: Final = frozenset({"/healthz", "/metrics", "/readyz", "/status", "/v1"})
+ASKED_ROUTES: Final = frozenset({"/health", "/healthz", "/metrics", "/readyz", "/status", "/v1"})
 """Routes that this command and probes ask; their requests are not counted."""
 
 STREAM_ROUTES: Final = "/live/"
