@@ -131,14 +131,14 @@ def used(tmp_path_factory):
     return tmp_path_factory.mktemp("used") / "data"
 
 
-@pytest.mark.parametrize("flag", ["--http", "--nats-port", "--postgres-port"])
+@pytest.mark.parametrize("flag", ["--http", "--probe", "--nats-port", "--postgres-port"])
 def test_a_port_in_use_is_a_clear_error(used, flag):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         ports = {"--http": "127.0.0.1:0", "--nats-port": "0"}
-        ports[flag] = f"127.0.0.1:{port}" if flag == "--http" else str(port)
+        ports[flag] = f"127.0.0.1:{port}" if flag in {"--http", "--probe"} else str(port)
         arguments = [text for pair in ports.items() for text in pair]
         found = run_refold("up", "--data", str(used), *arguments)
     assert found.returncode == 1

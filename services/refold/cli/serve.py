@@ -89,6 +89,7 @@ def _metavar(name: str, annotation: Any) -> str:
 UpFlags = flags(
     "data",
     "stores",
+    "probe",
     "nats_port",
     "postgres_port",
     "durability",

@@ -27,7 +27,7 @@ from refold.core.fold_state import FoldState
 from refold.core.stream import PARTITIONS, Checkpoint, parse_shard
 from refold.history import check_documents, check_log
 from refold.log import COMMIT_SUBJECT, PROGRESS_SUBJECT, Replicas, lag_seconds
-from refold.projector import Stage
+from refold.projector import FOLDING, Stage
 from refold.projector.loop import Bounds, Ports, ShardLoop
 from refold.telemetry.logging import get_logger
 
@@ -46,6 +46,9 @@ LAG_SECONDS: Final = 1.0
 LOG_CHECK_SECONDS: Final = 60.0
 SILENT_CHECKS_MAX: Final = 3
 """Checks of the log in a row that may end without an answer; after so many the loop starts again."""
+
+REACHED_SECONDS: Final = 10.0
+"""A projector is not ready if the log and the store have not both answered within this."""
 
 FLUSH_SECONDS: Final = 5.0
 """At its end a projector writes the states that commits left out for no longer than this."""
@@ -73,9 +76,23 @@ class Supervisor:
         self._own(is_owner=False)
         ports.metrics.pending_events.set_function(lambda: self._pending()[0])
         ports.metrics.pending_bytes.set_function(lambda: self._pending()[1])
-        self.error = ""
+        self._failure = ""
         self._stopped_by: Exception | None = None
         self._checked_at: float | None = None
+        self._reached_at: float | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether events are folded, as far as it knows: the log and the store have answered lately."""
+        return self.stage in FOLDING and not self.error
+
+    @property
+    def error(self) -> str:
+        """Why it does not fold, or cannot know; empty if all is well."""
+        silent_seconds = self._age(self._reached_at)
+        if self.stage in FOLDING and silent_seconds is not None and silent_seconds > REACHED_SECONDS:
+            return f"unreachable: the log and the store have not both answered for {silent_seconds:.0f} s"
+        return self._failure
 
     @property
     def committed_sequence(self) -> int:
@@ -119,7 +136,7 @@ class Supervisor:
         """Work until cancelled or until a fatal error (see `raise_if_stopped`)."""
         wait_seconds = STANDBY_SECONDS
         while True:
-            begun_sequence, last_error = self.committed_sequence, self.error
+            begun_sequence, last_failure = self.committed_sequence, self._failure
             try:
                 why = await self._await_lease()
                 self._ports.metrics.takeovers.labels(why).inc()
@@ -127,7 +144,7 @@ class Supervisor:
             except TRANSIENT as error:
                 self._fail(Stage.waiting, error)
                 # Another error than the last is a change, too: a server that could not be reached is there, but empty.
-                has_changed = self.committed_sequence > begun_sequence or self.error != last_error
+                has_changed = self.committed_sequence > begun_sequence or self._failure != last_failure
                 wait_seconds = STANDBY_SECONDS if has_changed else min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
                 await asyncio.sleep(wait_seconds)
             except Exception as error:  # noqa: BLE001 - the ASGI server would swallow it; the caller raises it again.
@@ -154,6 +171,8 @@ class Supervisor:
         """Wait for the lease; return how it came, as the metric of takeovers says it."""
         why = "again" if self._has_owned else "first"
         while not await self._ports.store.acquire_lease():
+            await self._ports.log.info()
+            self._reached_at = self._ports.timer()
             if self.stage is not Stage.standby:
                 self._stand_by()
             why = "standby"
@@ -217,7 +236,8 @@ class Supervisor:
         await self._check_log(checkpoints)
         await check_documents(self._ports.log, self._ports.store, checkpoints)
         loop = ShardLoop(self._ports, self._bounds, FoldState(await self._level(checkpoints)))
-        self.stage, self.error = Stage.working, ""
+        self._reached_at = self._ports.timer()
+        self.stage, self._failure = Stage.working, ""
         get_logger().info("projector_working", sequence=loop.committed_sequence, log_id=info.log_id)
         return loop
 
@@ -236,6 +256,7 @@ class Supervisor:
             try:
                 await loop.send_progress()
                 await self.measure()
+                self._reached_at = self._ports.timer()
             except (LogUnavailable, StoreUnavailable, TimedOut) as error:
                 get_logger().warning("lag_unknown", code=error.code, error=str(error))
 
@@ -293,5 +314,5 @@ class Supervisor:
 
     def _fail(self, stage: Stage, error: Exception) -> None:
         code = error.code if isinstance(error, RefoldError) else type(error).__name__
-        self.stage, self.error = stage, f"{code}: {error}"
+        self.stage, self._failure = stage, f"{code}: {error}"
         get_logger().error("projector_failed", stage=stage.value, code=code, error=str(error))

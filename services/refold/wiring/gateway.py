@@ -253,7 +253,7 @@ def _checks(log: JetStreamLog, stores: GatewayStores) -> dict[str, Callable[[], 
         if reply.has_no_responders:
             raise ServiceUnavailable("no projector is running: start one with `refold projector`")
         answer = json_text.loads(reply.payload)
-        if answer["stage"] not in {stage.value for stage in FOLDING}:
+        if answer["error"] or answer["stage"] not in {stage.value for stage in FOLDING}:
             raise ServiceUnavailable(f"the projector is {answer['stage']}: {answer['error']}")
 
     name = "stores" if stores.sources is not None else next(iter(stores.versions))

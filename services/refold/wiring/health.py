@@ -277,7 +277,7 @@ def _migration(store: str, applied: int, known: int) -> Finding:
 
 def _stage(answer: dict[str, Any]) -> Finding:
     stage = answer.get("stage")
-    is_folding = stage in {each.value for each in FOLDING}
+    is_folding = stage in {each.value for each in FOLDING} and not answer.get("error")
     status: Status = "pass" if is_folding else "warn" if stage == Stage.starting.value else "fail"
     output = "" if is_folding else f"{stage}: {answer.get('error')}"
     component = str(answer.get("instance"))

@@ -24,7 +24,6 @@ from refold.core import json_text
 from refold.core.stream import parse_shard
 from refold.log import CONTROL_SUBJECT
 from refold.log.jetstream import JetStreamNotices
-from refold.projector import FOLDING
 from refold.projector.commit_buffer import PENDING_BYTES_MAX
 from refold.projector.loop import Bounds, Ports
 from refold.projector.supervisor import Supervisor, lease_of
@@ -69,7 +68,7 @@ async def run(settings: Settings) -> None:
         service = create_service(supervisor, broker_of(url), registry, view=view, when_ended=stop.set)
         seconds = settings.http_idle_seconds
         metrics = ServiceMetrics(registry, __version__, migration=NEWEST_MIGRATION)
-        metrics.ready.set_function(lambda: supervisor.stage in FOLDING)
+        metrics.ready.set_function(lambda: supervisor.is_ready)
         measuring = asyncio.create_task(metrics.measure_loop_delay(), name="loop-delay")
         stack.callback(measuring.cancel)
         async with service.start_lifespan_context():
@@ -153,7 +152,7 @@ def create_service(
 
     @get
     async def readyz(_: Any) -> AsgiResponse:
-        return _json(200 if supervisor.stage in FOLDING else 503, view())
+        return _json(200 if supervisor.is_ready else 503, view())
 
     @get
     async def metrics(scope: Any) -> AsgiResponse:

@@ -137,6 +137,52 @@ def _values(gauge: Gauge | PrometheusCounter) -> list[float]:
     return [sample.value for sample in metric.samples]
 
 
+class _Cut(MemoryLog):
+    """A log that can be cut off."""
+
+    is_cut = False
+
+    async def info(self) -> LogInfo:
+        if self.is_cut:
+            raise LogUnavailable("cut off")
+        return await super().info()
+
+
+@pytest.mark.parametrize("stage", [Stage.working, Stage.standby])
+async def test_a_projector_that_does_not_reach_the_log_is_not_ready(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STANDBY_SECONDS", "LAG_SECONDS"):
+        monkeypatch.setattr(supervisor_module, name, 0.01)
+    now = 0.0
+    log, tables = _Cut("log-1"), Tables()
+    if stage is Stage.standby:
+        assert await MemoryStore(tables).acquire_lease()
+    wired = replace(ports(log, MemoryStore(tables)), timer=lambda: now)
+    supervisor = Supervisor(wired, ROOMY)
+    assert not supervisor.is_ready
+    task = asyncio.create_task(supervisor.run())
+
+    async def is_ready() -> bool:
+        return supervisor.is_ready
+
+    async def is_unready() -> bool:
+        nonlocal now
+        now += 60
+        return not supervisor.is_ready
+
+    await until(is_ready)
+    assert supervisor.stage is stage
+    log.is_cut = True
+    await until(is_unready)
+    assert supervisor.error
+    log.is_cut = False
+    await until(is_ready)
+    assert not supervisor.error
+    task.cancel()
+    await asyncio.wait({task})
+
+
 async def test_an_unexpected_error_stops_it_and_is_raised() -> None:
     class Broken(MemoryStore):
         async def acquire_lease(self) -> bool:

@@ -66,9 +66,11 @@ def test_values_are_compared_with_their_limits() -> None:
 
 def test_a_stage_that_does_not_fold_is_named_with_its_error() -> None:
     stages = ("working", "standby", "starting", "waiting", "stopped")
-    found = [_stage(projector("a", stage=stage, error="it is full")) for stage in stages]
+    found = [_stage(projector("a", stage=stage)) for stage in stages]
     assert [each.status for each in found] == ["pass", "pass", "warn", "fail", "fail"]
-    assert (found[3].component, found[3].output) == ("a", "waiting: it is full")
+    for stage in ("waiting", "working"):
+        failed = _stage(projector("a", stage=stage, error="it is full"))
+        assert (failed.status, failed.component, failed.output) == ("fail", "a", f"{stage}: it is full")
 
 
 def test_other_versions_are_a_warning_that_names_the_instances() -> None:
