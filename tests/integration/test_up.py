@@ -60,6 +60,13 @@ def test_up_prints_a_line_per_service_and_then_the_addresses(up):
     assert set(endpoints) == addresses | {"storage"}
 
 
+def test_a_first_start_logs_no_warning(up):
+    found = run_refold("logs", "--data", str(up.data), "--level", "warning")
+    slow = ("append_slow", "commit_slow", "read_slow", "loop_blocked")
+    assert [line for line in found.stdout.splitlines() if not any(name in line for name in slow)] == []
+    assert found.returncode == 0
+
+
 def test_every_service_answers_its_probes_and_metrics_where_up_says(up):
     endpoints = up.endpoints()
     services = endpoints["services"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -24,12 +24,27 @@ COLOURS: Final = {"warning": "yellow", "error": "red", "critical": "bold red", "
 HEAD: Final = frozenset({"time", "level", "service", "instance", "event", "exception"})
 """Fields that are shown otherwise than the rest, or not."""
 
-Level = Literal["debug", "info", "warning", "error", "critical"]
-_DURATION: Final = re.compile(r"\d{1,9}[smhdw]", re.ASCII)
+LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+_UNIT_SECONDS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_DURATION: Final = re.compile(rf"(\d{{1,9}}(?:\.\d{{1,3}})?) ?({'|'.join(_UNIT_SECONDS)})?", re.ASCII)
 
 
 def _read_since(text: str) -> str:
-    return read_time(f"-{text}" if _DURATION.fullmatch(text) else text)
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        return read_time(text)
+    if found[2] is None:
+        rule = f"{text} has no unit: write {text}s, {text}m, {text}h, {text}d, or a time"
+        raise Refused("bad_usage", rule, field="--since")
+    return read_time(f"-{float(found[1]) * _UNIT_SECONDS[found[2]]:.0f}s")
+
+
+def _read_level(text: str) -> str:
+    """Return the level that a text is, or begins: `WARNING`, `warn`."""
+    for level in LEVELS:
+        if text and level.startswith(text.lower()):
+            return level
+    raise Refused("bad_usage", f"{text} is none of {', '.join(LEVELS)}", field="--level")
 
 
 def logs(
@@ -41,10 +56,17 @@ def logs(
     event: Annotated[
         str | None, typer.Option("--event", metavar="NAME", help="Only this event, such as commit_slow.")
     ] = None,
-    level: Annotated[Level, typer.Option("--level", help="Only lines of this level and above.")] = "debug",
+    level: Annotated[
+        str,
+        typer.Option(
+            parser=_read_level, metavar="|".join(LEVELS), help="Only lines of this level and above."
+        ),
+    ] = LEVELS[0],
     since: Annotated[
         str | None,
-        typer.Option(parser=_read_since, metavar="10m|TIME", help="Only lines since then: 10m, 2h, a time."),
+        typer.Option(
+            parser=_read_since, metavar="10m|TIME", help="Only lines since then: 10m, 1.5h, 2d, a time."
+        ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with lines as they are written.")
@@ -62,7 +84,7 @@ def logs(
         if service is not None and service not in (parts := found.parts):
             rule = f"there is no log of it here; there are {', '.join(parts)}"
             raise Refused("bad_usage", rule, field="--service")
-        levels = get_args(Level)[get_args(Level).index(level) :]
+        levels = LEVELS[LEVELS.index(level) :]
         is_one = False
         for line in _lines(found, is_followed=follow):
             fields = line.fields

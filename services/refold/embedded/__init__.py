@@ -22,6 +22,8 @@ RUNNING_SETTINGS: Final = "settings.json"
 SECRETS: Final = "secrets.json"
 LOCK: Final = "lock"
 """Held by the one process that uses the folder."""
+SERVERS_LOCK: Final = "servers.lock"
+"""Held by the servers as long as any of them runs."""
 
 
 def read_endpoints(data: Path) -> dict[str, Any]:

@@ -22,14 +22,13 @@ import orjson
 import psutil
 
 from refold.core.errors import DataFolderInUse, EmbeddedError, PortTaken
-from refold.embedded import LOCK, SECRETS, read_passwords, remove_endpoints, write_json
+from refold.embedded import LOCK, SECRETS, SERVERS_LOCK, read_passwords, remove_endpoints, write_json
 from refold.embedded.process import STOP_SECONDS, Command, Process, choose_port, pause
 
 USERS: Final = ("administrator", "projector", "reply", "gateway", "author", "postgres")
 """The users of nats.conf.template, and PostgreSQL's only user."""
 
 _LOG_MARKER: Final = "log.json"
-_SERVERS_LOCK: Final = "servers.lock"
 _CHILDREN: Final = "children.json"
 _PORTS: Final = "ports.json"
 _PASSWORD_BYTES: Final = 32
@@ -130,7 +129,7 @@ async def open_folder(path: Path) -> DataFolder:
     held = [lock]
     try:
         remove_endpoints(path)
-        held.append(os.open(path / _SERVERS_LOCK, os.O_RDWR | os.O_CREAT, 0o600))
+        held.append(os.open(path / SERVERS_LOCK, os.O_RDWR | os.O_CREAT, 0o600))
         await _end_orphans(held[1], path)
         return DataFolder(path, locks=held)
     except BaseException:

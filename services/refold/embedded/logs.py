@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, Self
 import orjson
 
 from refold.core.errors import Refused
+from refold.embedded import SERVERS_LOCK
 from refold.telemetry import redacted_text
 
 SERVER_LOGS: Final = ("nats/nats.log", "nats/server.log", "postgres/postgres.log")
@@ -52,6 +53,8 @@ _LEVELS: Final = {
     "PANIC": "critical",
 }
 """The levels of both servers; PostgreSQL's `DETAIL`, `STATEMENT` and the like have that of the line before."""
+_EXPECTED: Final = ("Plaintext passwords detected",)
+"""Warnings of every start: the configuration that has the passwords is readable by its owner alone."""
 
 
 class LogLine(NamedTuple):
@@ -70,13 +73,14 @@ class SystemLogs:
     """All log files of a data folder, read from their beginnings and then as they grow. Used in a `with` block."""
 
     def __init__(self, data: Path) -> None:
-        """Find the files. Raises `Refused` where there is none."""
+        """Find the files. Raises `Refused` where the folder is no data folder, or has none."""
+        if not (data / SERVERS_LOCK).exists():
+            raise Refused("no_logs", f"{data} is no data folder of `refold up`", field="--data")
         self._data = data
         self._logs: dict[Path, _Log] = {}
         self._find()
         if not self._logs:
-            rule = f"{data} holds no log files: it is no data folder of `refold up`, or nothing ran on it"
-            raise Refused("no_logs", rule, field="--data")
+            raise Refused("no_logs", f"{data} holds no log files: nothing has run on it", field="--data")
 
     @property
     def parts(self) -> list[str]:
@@ -212,8 +216,9 @@ def _foreign(text: str, part: str) -> dict[str, Any] | None:
     if found is None:
         return None
     year, month, day, clock, level, event = found.groups()
-    fields = {"time": f"{year}-{month}-{day}T{clock}Z", "level": _LEVELS.get(level), "service": part}
-    return {**fields, "event": redacted_text(event)}
+    time = f"{year}-{month}-{day}T{clock}Z"
+    known = "info" if event.startswith(_EXPECTED) else _LEVELS.get(level)
+    return {"time": time, "level": known, "service": part, "event": redacted_text(event)}
 
 
 def _opened(path: Path) -> BinaryIO | None:

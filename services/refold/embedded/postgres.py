@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 import psutil
@@ -35,6 +35,7 @@ from refold.embedded.process import (
     start_on_port,
     wait_ready,
 )
+from refold.store.sql import statements_of
 
 USER: Final = "refold"
 DATABASE: Final = "refold"
@@ -53,6 +54,10 @@ _UNPRIVILEGED: Final = "nobody"
 _CLUSTER: Final = "cluster"
 _UNFINISHED_CLUSTER: Final = "cluster.new"
 _PASSWORD: Final = "password"  # noqa: S105 - the name of a file.
+_PID_FILE: Final = "postmaster.pid"
+_STATEMENTS: Final = statements_of("refold.embedded")
+_STATUS_LINE: Final = 7
+"""`starting`, `ready` and others; counted from 0."""
 _SETTINGS: Final = {
     # In many folders the path of a socket would be too long.
     "unix_socket_directories": "",
@@ -144,11 +149,17 @@ async def _start(
 
 
 async def _answers_statements(server: PostgresServer) -> bool | None:
-    """Return True once the database takes a statement; make the database at the first start."""
+    """Return True once the database takes a statement; make the database at the first start.
+
+    Nothing is asked for that the server would log as an error: a connection that is too early, a database that is
+    not there.
+    """
+    if not _takes_connections(server.child.command.folder):
+        return None
     try:
+        if not await _execute(server, "postgres", _STATEMENTS["has_database"], DATABASE):
+            await _execute(server, "postgres", f"CREATE DATABASE {DATABASE}")
         await _execute(server, DATABASE, "SELECT 1")
-    except asyncpg.InvalidCatalogNameError:
-        await _execute(server, "postgres", f"CREATE DATABASE {DATABASE}")
     except asyncpg.InvalidPasswordError as error:
         message = "the password in the data folder is not the one that its database was made with"
         raise EmbeddedError(message) from error
@@ -157,10 +168,20 @@ async def _answers_statements(server: PostgresServer) -> bool | None:
     return True
 
 
-async def _execute(server: PostgresServer, database: str, statement: str) -> None:
+def _takes_connections(cluster: Path) -> bool:
+    """Return whether the server says so in its pid file, as `pg_ctl` reads it."""
+    try:
+        lines = (cluster / _PID_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return False
+    return len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() == "ready"
+
+
+async def _execute(server: PostgresServer, database: str, statement: str, *arguments: object) -> Any:
+    """Return the first value of the first row, None without one."""
     connection = await asyncpg.connect(server.dsn, database=database, timeout=CONNECT_SECONDS, ssl=False)
     try:
-        await connection.execute(statement)
+        return await connection.fetchval(statement, *arguments)
     finally:
         await connection.close()
 
@@ -197,7 +218,7 @@ async def _open_cluster(folder: DataFolder) -> Cluster:
         await _make_cluster(folder, cluster)
     # We hold the servers' lock, so a pid file is a killed server's. Another process may have its pid by now, and
     # PostgreSQL would not start.
-    (made / "postmaster.pid").unlink(missing_ok=True)
+    (made / _PID_FILE).unlink(missing_ok=True)
     return cluster
 
 

@@ -38,6 +38,7 @@ def data(tmp_path: Path) -> Path:
     (tmp_path / "postgres/postgres.log").write_text(POSTGRES)
     (tmp_path / "postgres/initdb.log").write_text("creating\n")
     (tmp_path / "log.json").write_text("{}")
+    (tmp_path / "servers.lock").touch()
     return tmp_path
 
 
@@ -75,15 +76,31 @@ def test_lines_are_chosen_by_service_event_level_and_time(data: Path) -> None:
     assert shown(data, "--service", "nats") == FOREIGN[-1:]
     assert shown(data, "--level", "error") == [*FOREIGN[:3], "fifth"]
     assert shown(data, "--since", "2026-11-30T12:00:04Z") == ["fourth", "fifth"]
-    (data / "gateway.log").write_text(line(0, "old").replace("2026", "1990"))
-    assert "old" not in shown(data, "--since", "10m")
+    (data / "gateway.log.1").write_text(line(0, "old").replace("2026", "1990"))
+    for since in ("10m", "10min", "1.5h", "30 s", "5m ago"):
+        assert "old" not in shown(data, "--since", since), since
+    for level in ("WARNING", "warn", "Warning"):
+        assert shown(data, "--level", level) == shown(data, "--level", "warning") != shown(data), level
+
+
+def test_a_warning_of_every_start_has_the_level_info(data: Path) -> None:
+    text = "Plaintext passwords detected, use nkeys or bcrypt"
+    (data / "nats/server.log").write_text(f"[18] 2026/11/30 12:00:02.500000 [WRN] {text}\n")
+    assert text in shown(data)
+    assert text not in shown(data, "--level", "warning")
 
 
 def test_what_cannot_be_shown_is_an_error(data: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
+    empty, foreign = tmp_path / "empty", tmp_path / "foreign"
+    for folder in (empty, foreign):
+        folder.mkdir()
+    (empty / "servers.lock").touch()
+    (foreign / "build.log").write_text("of another program\n")
     for options, text in (
         (["--data", str(empty)], "holds no log files"),
+        (["--data", str(foreign)], "is no data folder of `refold up`"),
+        (["--since", "10"], "write 10s, 10m"),
+        (["--level", "loud"], "loud is none of debug, info"),
         (["--service", "notary"], "there are gateway, nats, postgres, projector-files"),
     ):
         found = run(data, *options)
