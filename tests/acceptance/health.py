@@ -2,7 +2,7 @@
 
 A command of its own: `PYTHONPATH=tests python tests/acceptance/health.py [--rounds N] [FAULT …]`. Holds for each fault:
 
-- No answer of `/health` takes longer than 2 s (and what a busy machine adds), also while a server hangs.
+- No answer of `/health` and `/readyz` takes longer than 2 s (and what a busy machine adds), also while a server hangs.
 - Within 5 s an answer has the finding, with the status and a reason that names it.
 - Once the fault is gone, an answer has the status `pass`.
 """
@@ -199,7 +199,7 @@ async def _until(
     begun, slowest, view = time.monotonic(), 0.0, None
     while time.monotonic() - begun < seconds:
         asked = time.monotonic()
-        answer = await client.get(f"{url}/health")
+        answer, _ = await asyncio.gather(client.get(f"{url}/health"), client.get(f"{url}/readyz"))
         slowest = max(slowest, time.monotonic() - asked)
         view = answer.json()
         is_failed = view["status"] == "fail"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from contextvars import Context
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,7 +17,7 @@ from structlog.testing import capture_logs
 
 from refold.core.errors import LogFull, LogUnavailable
 from refold.core.fold import EVENT_BYTES_MAX, RULES
-from refold.gateway import responses, writes
+from refold.gateway import ops, responses, writes
 from refold.gateway.tracing import Tracing, begin_request
 from support.gateway import Twin, twin
 
@@ -146,6 +148,24 @@ async def test_readiness_names_what_cannot_be_reached(gateway: Twin) -> None:
     assert view["unreachable"] == ["nats", "postgres"]
     assert "log_unavailable" in view["detail"]
     assert (await gateway.request("GET", "/healthz")).json() == {"status": "alive"}
+
+
+async def test_readiness_is_answered_while_a_store_is_slow_to_cancel_a_query(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow() -> None:
+        # As asyncpg, which waits until the server has cancelled a query.
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ops, "CHECK_SECONDS", 0.01)
+    gateway.app.context = replace(gateway.context, checks={"nats": gateway.log.info, "postgres": slow})
+    async with asyncio.timeout(10):
+        view = problem(await gateway.request("GET", "/readyz"), 503, "not_ready")
+        # The gauge `refold_ready` asks so.
+        assert not await ops.is_ready(gateway.app.context)
+    assert (view["unreachable"], view["detail"]) == (["postgres"], "postgres: timed_out: no answer in 0.01 s")
 
 
 async def test_an_unexpected_error_is_a_problem_document(

@@ -6,9 +6,9 @@ Every route module gets it by `context_of`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
@@ -61,7 +61,7 @@ class Context:
     live: Live
     live_connections: Connections
     reply_subject: str
-    checks: Mapping[str, Callable[[], Awaitable[object]]]
+    checks: Mapping[str, Callable[[], Coroutine[Any, Any, object]]]
     versions: Mapping[str, str | None]
     metrics: GatewayMetrics
     registry: CollectorRegistry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -19,6 +19,7 @@ from refold.gateway.requests import refuse_query
 from refold.gateway.responses import JSON, Problem, Response, json_response, shown
 from refold.gateway.stores import store_views
 from refold.log import LogInfo, lag_seconds
+from refold.telemetry.health import within
 from refold.telemetry.metrics.exposition import accepted_by
 
 CHECK_SECONDS: Final = 2.0
@@ -122,10 +123,9 @@ async def _problems(context: Context) -> dict[str, Json]:
     return {"problems": found} if found else {}
 
 
-async def _error(check: Callable[[], Awaitable[object]]) -> RefoldError | None:
+async def _error(check: Callable[[], Coroutine[Any, Any, object]]) -> RefoldError | None:
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            await check()
+        await within(check(), CHECK_SECONDS)
     except TimeoutError:
         return TimedOut(f"no answer in {CHECK_SECONDS} s")
     except RefoldError as error:

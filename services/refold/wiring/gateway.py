@@ -10,11 +10,11 @@ import asyncio
 import os
 import time
 from collections import ChainMap
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
@@ -244,7 +244,7 @@ def _live(
     return Live(feed, documents, namespaces, log=log, metrics=metrics, age_seconds=age_seconds)
 
 
-def _checks(log: JetStreamLog, stores: GatewayStores) -> dict[str, Callable[[], Awaitable[object]]]:
+def _checks(log: JetStreamLog, stores: GatewayStores) -> dict[str, Callable[[], Coroutine[Any, Any, object]]]:
     async def projector() -> None:
         if stores.sources is not None:
             check_projectors(stores.sources)
