@@ -25,7 +25,9 @@ Labels = tuple[tuple[str, str], ...]
 class Table(BaseModel):
     """A table of alerts.toml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
 
 def labels_of(values: Mapping[str, str]) -> Labels:

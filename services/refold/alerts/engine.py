@@ -73,8 +73,9 @@ class Engine(Collector):
         severities = {rule.name: rule.severity for rule in self._rules.alert}
         worst = dict.fromkeys(severities, 0)
         for alert in self.machine.alerts:
-            number = {"pending": 1, FIRING: 2}.get(alert.state, 0)
-            worst[alert.rule] = max(worst[alert.rule], number)
+            if alert.rule in worst:
+                number = {"pending": 1, FIRING: 2}.get(alert.state, 0)
+                worst[alert.rule] = max(worst[alert.rule], number)
         for name, number in worst.items():
             state.add_metric([name, severities[name]], number)
         up = GaugeMetricFamily(
@@ -138,7 +139,7 @@ class Engine(Collector):
             # Notifiers have queues: theirs change with a restart.
             self._rules = changed.model_copy(update={"notifier": self._rules.notifier})
             self._samples.change_rules(self._rules.alert)
-            self.machine.change_rules(self._rules)
+            self.machine.change_rules(self._rules, self._now())
             get_logger().info("alert_rules_changed", alerts=len(changed.alert), silences=len(changed.silence))
 
     def _now(self) -> float:

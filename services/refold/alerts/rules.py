@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -47,6 +47,26 @@ TAKEN_OF: Final[Mapping[Take, tuple[Kind, ...]]] = {
 
 TIMES: Final = ("_timestamp_seconds", "_time_seconds")
 """The ends of names of metrics whose value is a time, in unix seconds."""
+
+FILES: Final = ("url_file", "secret_file", "password_file")
+"""Keys of notifiers that name the file of a secret."""
+
+FAULTS: Final = {
+    "missing": "is missing",
+    "extra_forbidden": "there is no such key",
+    "tuple_type": 'must be a list, such as ["a"], or of tables, [[alert]]',
+    "too_short": "must not be empty",
+    "too_long": "has more than {max_length} entries",
+    "model_type": "must be a table",
+    "mapping_type": "must be a table",
+    "string_type": "must be a text",
+    "string_pattern_mismatch": "must match {pattern}",
+    "union_tag_not_found": "is missing; it is webhook, slack, email, log or documents",
+    "union_tag_invalid": "must be one of {expected_tags}",
+}
+"""Messages by pydantic's types of faults; those of other types are its own."""
+
+_NUMBER_FORMAT: Final = re.compile(r",?(\.\d\d?)?[efg%]?")
 
 Patterns = Annotated[str | tuple[str, ...], Field(union_mode="left_to_right")]
 Notifier = Annotated[Webhook | Slack | Email | Log | Documents, Field(discriminator="kind")]
@@ -94,6 +114,8 @@ class Rule(Table):
     @classmethod
     def _known_labels(cls, labels: Iterable[str], info: ValidationInfo) -> Iterable[str]:
         _refuse_unknown_labels(info.data.get("metric", ""), labels)
+        if info.field_name != "labels":
+            _refuse_unknown_labels(info.data.get("of") or "", labels)
         return labels
 
     @field_validator("take")
@@ -118,15 +140,13 @@ class Rule(Table):
             raise ValueError(f"must be a {metric.kind} as the metric is, not a {divisor.kind}")
         return of
 
-    @field_validator("of_labels")
+    @field_validator("of_labels", "among")
     @classmethod
-    def _labels_of_divisor(
-        cls, labels: Mapping[str, Patterns], info: ValidationInfo
-    ) -> Mapping[str, Patterns]:
+    def _of_a_ratio(cls, labels: Mapping[str, Patterns], info: ValidationInfo) -> Mapping[str, Patterns]:
         if labels and info.data.get("take") != "ratio":
             raise ValueError('is only for take = "ratio"')
-        divisor = info.data.get("of") or info.data.get("metric", "")
-        _refuse_unknown_labels(divisor, labels)
+        if info.field_name == "of_labels":
+            _refuse_unknown_labels(info.data.get("of") or info.data.get("metric", ""), labels)
         return labels
 
     @field_validator("missing")
@@ -139,7 +159,9 @@ class Rule(Table):
     @field_validator("below")
     @classmethod
     def _one_threshold(cls, below: float | None, info: ValidationInfo) -> float | None:
-        if (below is None) == (info.data.get("above") is None):
+        if below is None and info.data.get("above", 0) is None:
+            raise ValueError("is missing, and so is `above`: give one of them")
+        if below is not None and info.data.get("above") is not None:
             raise ValueError("give either `above` or `below`")
         return below
 
@@ -158,11 +180,16 @@ class Rule(Table):
     def _known_fields(cls, summary: str, info: ValidationInfo) -> str:
         names = {*info.data.get("by", ()), "value"}
         try:
-            used = {name for _, name, _, _ in Formatter().parse(summary) if name is not None}
+            fields = [
+                (name, form, how) for _, name, form, how in Formatter().parse(summary) if name is not None
+            ]
         except ValueError as error:
             raise ValueError(f"is no text with {{fields}}: {error}") from error
-        if unknown := sorted(used - names):
-            raise ValueError(f"has the field {{{unknown[0]}}}; there are {', '.join(sorted(names))}")
+        for name, form, conversion in fields:
+            if name not in names:
+                raise ValueError(f"has the field {{{name}}}; there are {', '.join(sorted(names))}")
+            if conversion or (form and (name != "value" or not _NUMBER_FORMAT.fullmatch(form))):
+                raise ValueError(f"formats {{{name}}}; only `value` has formats, such as {{value:.1f}}")
         return summary
 
     def is_met(self, value: float, *, is_firing: bool) -> bool:
@@ -181,9 +208,14 @@ class Rule(Table):
 
     def describe(self, labels: Labels, value: float) -> str:
         """Return the summary with its fields."""
-        return self.summary.format_map(
-            {**dict.fromkeys(self.by, ""), **dict(labels), "value": f"{value:.4g}"}
-        )
+        return self.summary.format_map({**dict.fromkeys(self.by, ""), **dict(labels), "value": _Value(value)})
+
+
+class _Value(float):
+    """A value in a summary: of four digits where it has no format."""
+
+    def __format__(self, form: str) -> str:
+        return super().__format__(form or ".4g")
 
 
 class Silence(Table):
@@ -222,18 +254,37 @@ class Rules(Table):
     notifier: tuple[Notifier, ...] = Field((), max_length=NOTIFIERS_MAX)
 
     @model_validator(mode="after")
-    def _named_once(self) -> Self:
+    def _consistent(self) -> Self:
+        if not self.alert:
+            raise _Misplaced(("alert",), "is missing: a file without rules alerts of nothing")
         names = [rule.name for rule in self.alert]
         for kind, all_names in (("alert", names), ("notifier", [each.name for each in self.notifier])):
             for number, name in enumerate(all_names):
                 if name in all_names[:number]:
                     raise _Misplaced((kind, number, "name"), f"there are two of the name {name}")
         for number, rule in enumerate(self.alert):
+            if rule.window_seconds < self.interval_seconds:
+                fault = f"must be at least `interval_seconds`, {self.interval_seconds:g}"
+                raise _Misplaced(("alert", number, "window_seconds"), fault)
+            others = [name for name in names if name != rule.name]
             for name in rule.inhibited_by:
-                if name not in names:
-                    where = ("alert", number, "inhibited_by")
-                    raise _Misplaced(where, f"there is no alert {name}{_nearest(name, names)}")
+                if name not in others:
+                    fault = f"there is no other alert {name}{_nearest(name, others)}"
+                    raise _Misplaced(("alert", number, "inhibited_by"), fault)
+        for number, silence in enumerate(self.silence):
+            self._check_silence(number, silence)
         return self
+
+    def _check_silence(self, number: int, silence: Silence) -> None:
+        """Raise `_Misplaced` for a silence that covers no alert of these rules."""
+        covered = [rule for rule in self.alert if matches(rule.name, silence.alert)]
+        if not covered:
+            near = _nearest(silence.alert, [rule.name for rule in self.alert])
+            raise _Misplaced(("silence", number, "alert"), f"there is no alert {silence.alert}{near}")
+        for label in silence.labels:
+            if not any(label in rule.by for rule in covered):
+                fault = f"no alert {silence.alert} has the label {label} in its `by`"
+                raise _Misplaced(("silence", number, "labels"), fault)
 
 
 class _Misplaced(Exception):
@@ -266,17 +317,36 @@ def load_rules(path: Path) -> Rules:
 def read_rules(text: str, name: str) -> Rules:
     """Read the text of a file of this name. Raises `Refused`."""
     try:
-        return Rules.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        return Rules.model_validate(_with_files(tomllib.loads(text)))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise Refused("bad_alerts", str(error), field=name) from error
     except _Misplaced as error:
         raise Refused("bad_alerts", str(error), field=_where(text, name, error.place)) from error
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        message = fault["msg"].removeprefix("Value error, ").replace("Input should", "must")
-        if fault["type"] == "extra_forbidden":
-            message = "there is no such key"
-        raise Refused("bad_alerts", message, field=_where(text, name, fault["loc"])) from error
+        if fault["type"] in FAULTS:
+            message = FAULTS[fault["type"]].format_map(fault.get("ctx", {}))
+        else:
+            message = re.sub(r"^\w+ should ", "must ", fault["msg"].removeprefix("Value error, "))
+        place = (*fault["loc"], "kind") if fault["type"].startswith("union_tag") else fault["loc"]
+        raise Refused("bad_alerts", message, field=_where(text, name, place)) from error
+
+
+def _with_files(tables: dict[str, Any]) -> dict[str, Any]:
+    """Replace `url_file`, `secret_file` and `password_file` of notifiers by what the files contain."""
+    notifiers = tables.get("notifier")
+    for number, table in enumerate(notifiers if isinstance(notifiers, list) else ()):
+        for key in FILES if isinstance(table, dict) else ():
+            if key not in table:
+                continue
+            place, plain = ("notifier", number, key), key.removesuffix("_file")
+            if plain in table:
+                raise _Misplaced(place, f"give either `{plain}` or `{key}`")
+            try:
+                table[plain] = Path(str(table.pop(key))).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError) as error:
+                raise _Misplaced(place, f"cannot be read: {error}") from error
+    return tables
 
 
 def _refuse_unknown_labels(metric: str, labels: Iterable[str]) -> None:
@@ -293,17 +363,21 @@ def _refuse_unknown_labels(metric: str, labels: Iterable[str]) -> None:
 def _where(text: str, name: str, place: tuple[str | int, ...]) -> str:
     """Return `alerts.toml line 12, key metric`: the line of a key, or of its table where the key is missing."""
     lines, first, last = text.splitlines(), 0, None
-    names = [part for part in place if isinstance(part, str)]
+    keys = [part for part in place if isinstance(part, str)]
     if len(place) > 1 and isinstance(place[1], int):
-        heads = [at for at, line in enumerate(lines) if line.startswith("[[")]
-        head = f"[[{names.pop(0)}]]"
-        first = [at for at in heads if lines[at].split("#")[0].strip() == head][place[1]]
+        table = keys.pop(0)
+        heads = [at for at, line in enumerate(lines) if re.match(r"\s*\[\[", line)]
+        own = [at for at in heads if re.match(rf"\s*\[\[\s*[\"']?{table}[\"']?\s*\]\]", lines[at])]
+        if place[1] >= len(own):
+            # It is an inline table: `alert = [{ … }]`.
+            return f"{name}, {table} {place[1] + 1}, key {keys[-1] if keys else table}"
+        first = own[place[1]]
         last = next((at for at in heads if at > first), None)
-    for key in reversed(names):
+    for key in reversed(keys):
         for number, line in enumerate(lines[first:last], first + 1):
-            if re.match(rf"{re.escape(key)}\s*=", line.strip()):
+            if re.match(rf"\s*\[?[\"']?{re.escape(key)}[\"']?\s*[=\]]", line):
                 return f"{name} line {number}, key {key}"
-    return f"{name} line {first + 1}, key {names[-1] if names else place[0]}"
+    return f"{name} line {first + 1}, key {keys[-1] if keys else place[0]}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

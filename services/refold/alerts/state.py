@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from refold.alerts import Labels, Notice, Notification, digest_of
+from refold.alerts import Labels, Notice, Notification, Severity, digest_of
 from refold.alerts.rules import Rule, Rules
 from refold.alerts.samples import START_SECONDS
 
@@ -57,13 +57,17 @@ class Alert:
     changes: tuple[float, ...] = ()
     """When it last began to fire or resolved, within `FLAPPING_SECONDS`."""
     is_flapping: bool = False
+    severity: Severity = "page"
+    summary: str = ""
+    runbook: str = ""
+    """What the last notification said while it fired: its end says the same, also if the rule is gone."""
 
 
 class Machine:
     """All alerts of the rules. `observe` values, then `take_due` the notifications."""
 
     def __init__(self, rules: Rules, now: float, saved: Mapping[str, Any] | None = None) -> None:
-        """Continue from what `saved` had returned; alerts of rules that are gone are forgotten."""
+        """Continue from what `saved` had returned; alerts of rules that are gone are resolved."""
         self._began = now
         self._alerts: dict[tuple[str, Labels], Alert] = {}
         self._opened: dict[str, float] = dict((saved or {}).get("opened", {}))
@@ -78,14 +82,16 @@ class Machine:
             alert = Alert(**{**stored, "labels": labels, "changes": changes})
             self._alerts[alert.rule, labels] = alert
         self.dropped = 0
-        self.change_rules(rules)
+        self.change_rules(rules, now)
 
-    def change_rules(self, rules: Rules) -> None:
-        """Go on with other rules."""
+    def change_rules(self, rules: Rules, now: float) -> None:
+        """Go on with other rules; what fires of those that are gone is over."""
         self._settings = rules
         self._rules = {rule.name: rule for rule in rules.alert}
-        self._alerts = {key: alert for key, alert in self._alerts.items() if alert.rule in self._rules}
-        self._opened = {name: time for name, time in self._opened.items() if name in self._rules}
+        for key, alert in self._alerts.items():
+            if alert.rule not in self._rules:
+                since = alert.since if alert.state == RESOLVED else now
+                self._alerts[key] = replace(alert, state=RESOLVED, since=since, changes=(), is_flapping=False)
         self._seen = {
             name: self._seen_by(rule) for name, rule in self._rules.items() if rule.missing is not None
         }
@@ -108,6 +114,9 @@ class Machine:
 
     def observe(self, now: float, values: Mapping[str, Mapping[Labels, float]]) -> None:
         """Advance every alert by the values of the rules, by rule and labels."""
+        for key, alert in list(self._alerts.items()):
+            if alert.rule not in self._rules:
+                self._put(key, alert)
         for name, rule in self._rules.items():
             found = self._with_missing(rule, values.get(name, {}), now)
             known = [labels for rule_name, labels in self._alerts if rule_name == name]
@@ -160,11 +169,13 @@ class Machine:
         changed = _changed(_flapping(alert, now), rule, now, is_met=is_met)
         if value is not None:
             changed = replace(changed, seen=now, value=value if is_met else alert.value)
-        changed = _flapping(changed, now)
-        if _is_forgotten(changed):
-            self._alerts.pop((rule.name, labels), None)
+        self._put((rule.name, labels), _flapping(changed, now))
+
+    def _put(self, key: tuple[str, Labels], alert: Alert) -> None:
+        if _is_forgotten(alert):
+            self._alerts.pop(key, None)
         else:
-            self._alerts[rule.name, labels] = changed
+            self._alerts[key] = alert
 
     def _held_until(self, alert: Alert, rule: Rule) -> float:
         return max(alert.seen, self._began) + HOLD_SECONDS + rule.window_seconds
@@ -194,8 +205,12 @@ class Machine:
         notices = []
         for alert, notified in news:
             changed = replace(alert, notified=notified, notified_at=now, count=alert.count + 1)
+            if notified != RESOLVED:
+                rule = self._rules[alert.rule]
+                summary = rule.describe(alert.labels, alert.value)
+                changed = replace(changed, severity=rule.severity, summary=summary, runbook=rule.runbook)
             self._alerts[alert.rule, alert.labels] = changed
-            notices.append(self._notice(changed))
+            notices.append(_notice(changed))
         counts = [
             (notice.fingerprint, alert.count + 1, notified)
             for notice, (alert, notified) in zip(notices, news, strict=True)
@@ -204,21 +219,21 @@ class Machine:
         key = digest_of(group, *counts, *(alert.since for alert, _ in news))
         return Notification(key=key, group=group, notices=tuple(notices))
 
-    def _notice(self, alert: Alert) -> Notice:
-        rule = self._rules[alert.rule]
-        is_firing = alert.state == FIRING
-        return Notice(
-            alert=alert.rule,
-            labels=dict(alert.labels),
-            severity=rule.severity,
-            status=FIRING if is_firing else RESOLVED,
-            is_flapping=alert.is_flapping,
-            starts=alert.starts,
-            ends=0.0 if is_firing else alert.since,
-            value=alert.value,
-            summary=rule.describe(alert.labels, alert.value),
-            runbook=rule.runbook,
-        )
+
+def _notice(alert: Alert) -> Notice:
+    is_firing = alert.state == FIRING
+    return Notice(
+        alert=alert.rule,
+        labels=dict(alert.labels),
+        severity=alert.severity,
+        status=FIRING if is_firing else RESOLVED,
+        is_flapping=alert.is_flapping,
+        starts=alert.starts,
+        ends=0.0 if is_firing else alert.since,
+        value=alert.value,
+        summary=alert.summary,
+        runbook=alert.runbook,
+    )
 
 
 def _changed(alert: Alert, rule: Rule, now: float, *, is_met: bool) -> Alert:

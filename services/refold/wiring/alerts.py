@@ -133,23 +133,25 @@ def _targets(settings: Settings) -> Callable[[], Sequence[Target]]:
 
 
 def changes_of(path: Path) -> Callable[[], Rules | None]:
-    """Return what reads the rules again whenever their file has changed."""
-    seen = path.stat()
+    """Return what reads the rules again when their file has changed, and then was the same twice: it is whole."""
+
+    def state() -> tuple[int, int, int]:
+        found = path.stat()
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    read = seen = state()
 
     def changed() -> Rules | None:
-        nonlocal seen
+        nonlocal read, seen
         try:
-            found = path.stat()
+            before, seen = seen, state()
         except OSError:
             # It is being replaced, or was removed: the rules stay.
             return None
-        is_same = (found.st_mtime_ns, found.st_ino, found.st_size) == (
-            seen.st_mtime_ns,
-            seen.st_ino,
-            seen.st_size,
-        )
-        seen = found
-        return None if is_same else load_rules(path)
+        if seen == read or seen != before:
+            return None
+        read = seen
+        return load_rules(path)
 
     return changed
 

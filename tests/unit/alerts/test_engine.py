@@ -34,7 +34,7 @@ class Service:
     """A service that exposes its lag, and a webhook: it counts what comes."""
 
     def __init__(self):
-        self.scrapes, self.notified = 0, []
+        self.scrapes, self.notified, self.statuses = 0, [], []
         self.changed = asyncio.Condition()
 
     async def answer(self, request):
@@ -44,6 +44,9 @@ class Service:
         else:
             payload = await request.json()
             self.notified += [alert["annotations"]["summary"] for alert in payload["alerts"]]
+            self.statuses += [
+                f"{alert['labels']['alertname']} {alert['status']}" for alert in payload["alerts"]
+            ]
             response = web.Response()
         async with self.changed:
             self.changed.notify_all()
@@ -69,7 +72,7 @@ async def running(path, service):
     engine = Engine(load_rules(path), storage, lambda: targets, changed_rules=changes_of(path))
     task = asyncio.create_task(engine.run())
     try:
-        yield
+        yield engine
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -90,6 +93,25 @@ async def test_a_silence_is_taken_back_while_it_runs_and_a_faulty_file_changes_n
         path.write_text(HEAD + LAG + webhook)
         await service.until(lambda it: it.notified)
     assert service.notified == ["9 s"]
+
+
+async def test_the_end_of_what_fired_is_told_after_its_rule_was_replaced_but_not_by_an_empty_file(
+    tmp_path, service
+):
+    path = tmp_path / "alerts.toml"
+    webhook = f'[[notifier]]\nname = "ops"\nkind = "webhook"\nurl = "{service.url}"\n'
+    path.write_text(HEAD + LAG + webhook)
+    async with running(path, service) as engine:
+        await service.until(lambda it: it.notified)
+        path.write_text("")
+        seen = service.scrapes
+        await service.until(lambda it: it.scrapes >= seen + 4)
+        path.write_text(HEAD + LAG.replace('"Lag"', '"Late"') + webhook)
+        await service.until(lambda it: len(it.notified) == 3)
+        await service.until(lambda _: {alert.rule for alert in engine.machine.alerts} == {"Late"})
+        metrics = {sample.labels.get("alert") for each in engine.collect() for sample in each.samples}
+        assert metrics == {"Late", None}
+    assert sorted(service.statuses) == ["Lag firing", "Lag resolved", "Late firing"]
 
 
 async def test_a_notifier_that_is_down_is_told_by_the_others(tmp_path, service):

@@ -101,6 +101,30 @@ def test_what_has_vanished_counts_as_missing_for_seven_days_over_restarts():
     assert third.saved()["seen"] == []
 
 
+def test_what_fires_is_resolved_when_its_rule_is_removed_also_while_it_is_stopped():
+    only_other = RULE.format("Other")
+    for is_restarted in (False, True):
+        notified = Told(only_other)
+        for number in range(3 if is_restarted else 4):
+            # Four changes: it flaps, which is not notified yet.
+            notified.machine.observe(number, {"Lag": {DOWN: 9.0 if number % 2 == 0 else 1.0}})
+            if number == 0:
+                (fired,) = notified.machine.take_due(0)
+        if is_restarted:
+            notified.machine = machine_of(
+                only_other, saved=json.loads(json.dumps(notified.machine.saved())), now=10
+            )
+        else:
+            notified.machine.change_rules(read_rules("group_seconds = 0\n" + only_other, "alerts.toml"), 10)
+        notified.machine.observe(10, {})
+        ((notice,),) = [each.notices for each in notified.machine.take_due(10)]
+        assert (notice.alert, notice.status, notice.is_flapping) == ("Lag", "resolved", False)
+        assert (notice.severity, notice.summary) == (fired.notices[0].severity, fired.notices[0].summary)
+        notified.machine.observe(15, {})
+        assert not notified.machine.alerts
+        assert not notified.machine.take_due(15)
+
+
 def test_alerts_of_a_group_are_told_together():
     machine = machine_of(RULE.format("Lag"), head="group_seconds = 10")
     machine.observe(0, {"Lag": {DOWN: 9.0}})

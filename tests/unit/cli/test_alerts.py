@@ -13,6 +13,7 @@ from refold.wiring import alerts, system
 from refold.wiring.settings import load
 from support.system import free_port
 
+RULE = '[[alert]]\nname = "Down"\nmetric = "up"\nbelow = 1\nseverity = "page"\nsummary = "it is down"\n'
 LOG = '[[notifier]]\nname = "log"\nkind = "log"\n'
 WEBHOOK = '[[notifier]]\nname = "ops"\nkind = "webhook"\n'
 
@@ -20,7 +21,7 @@ WEBHOOK = '[[notifier]]\nname = "ops"\nkind = "webhook"\n'
 @pytest.fixture
 def rules(tmp_path):
     path = tmp_path / "alerts.toml"
-    path.write_text(f'{LOG}{WEBHOOK}url = "http://127.0.0.1:{free_port()}/"\n')
+    path.write_text(f'{RULE}{LOG}{WEBHOOK}url = "http://127.0.0.1:{free_port()}/"\n')
     return path
 
 
@@ -35,9 +36,9 @@ def test_each_notifier_is_tried(rules):
 
 
 def test_a_fault_of_the_file_ends_the_start_of_a_system(rules, tmp_path):
-    rules.write_text(f"{LOG}\n{WEBHOOK}")
+    rules.write_text(f"{LOG}\n{WEBHOOK}{RULE}")
     settings = load(data=tmp_path / "data", alerts=rules)
-    with pytest.raises(Refused, match=r"alerts.toml line 5, key url: Field required"):
+    with pytest.raises(Refused, match=r"alerts.toml line 5, key url: is missing"):
         asyncio.run(system.up(settings, say=print))
     assert not settings.data.exists()
 

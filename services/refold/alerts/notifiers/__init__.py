@@ -6,10 +6,9 @@ This module has what they share, and `log`. Used by `refold.alerts.rules` and `r
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
-from pydantic import model_validator
+from pydantic import Field
 
 from refold.alerts import Name, Notification, Severity, Table
 from refold.core.errors import ServiceUnavailable
@@ -37,21 +36,7 @@ class Sender(Table):
     of attempts, and that it cannot deliver is not an alert."""
 
     name: Name
-    severities: tuple[Severity, ...] = ("page", "ticket")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_files(cls, values: Any) -> Any:
-        """Replace `url_file`, `secret_file` and `password_file` by what the files contain."""
-        for name in ("url", "secret", "password"):
-            if isinstance(values, dict) and f"{name}_file" in values:
-                values = dict(values)
-                path = Path(str(values.pop(f"{name}_file")))
-                try:
-                    values[name] = path.read_text(encoding="utf-8").strip()
-                except (OSError, ValueError) as error:
-                    raise ValueError(f"{name}_file cannot be read: {error}") from error
-        return values
+    severities: tuple[Severity, ...] = Field(("page", "ticket"), min_length=1)
 
     @abstractmethod
     async def send(self, notification: Notification, *, now: float) -> None:

@@ -11,9 +11,9 @@ import ssl
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from refold.alerts import Notice, Notification, digest_of
 from refold.alerts.notifiers import SEND_SECONDS, NotDelivered, Sender
@@ -36,13 +36,19 @@ class Email(Sender):
     starttls: bool = True
     """May be false for a server on the loopback."""
 
-    @model_validator(mode="after")
-    def _encrypted(self) -> Self:
-        if not self.starttls and self.host not in LOOPBACK_HOSTS:
-            raise ValueError("`starttls = false` is only for a server on 127.0.0.1, ::1 or localhost")
-        if (self.user is None) != (self.password is None):
+    @field_validator("password")
+    @classmethod
+    def _with_user(cls, password: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if (info.data.get("user") is None) != (password is None):
             raise ValueError("give both `user` and `password`, or none")
-        return self
+        return password
+
+    @field_validator("starttls")
+    @classmethod
+    def _encrypted(cls, starttls: bool, info: ValidationInfo) -> bool:
+        if not starttls and info.data.get("host") not in LOOPBACK_HOSTS:
+            raise ValueError("may be false only for a server on 127.0.0.1, ::1 or localhost")
+        return starttls
 
     async def send(self, notification: Notification, *, now: float) -> None:
         """Deliver it once. Raises `NotDelivered`."""

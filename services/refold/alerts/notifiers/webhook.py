@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -22,7 +23,10 @@ from refold.telemetry.http import LOOPBACK_HOSTS, AddressRefused, post
 
 
 def _secure_url(url: SecretStr) -> SecretStr:
-    parts = urlsplit(url.get_secret_value())
+    text = url.get_secret_value()
+    if not re.fullmatch("[!-~]+", text):
+        raise ValueError("must have neither spaces nor characters beyond ASCII; encode them (%20)")
+    parts = urlsplit(text)
     is_loopback = parts.hostname in LOOPBACK_HOSTS
     if (
         not parts.hostname
@@ -30,8 +34,10 @@ def _secure_url(url: SecretStr) -> SecretStr:
         or (parts.scheme == "http" and not is_loopback)
     ):
         raise ValueError("must begin with https://; http:// only for 127.0.0.1, ::1 or localhost")
-    if parts.username is not None or not parts.netloc.isascii():
+    if parts.username is not None:
         raise ValueError("must have no user and password before its host; use `secret`")
+    if parts.port == 0:
+        raise ValueError("must have a port from 1 to 65535")
     return url
 
 
