@@ -9,7 +9,7 @@ import pytest
 
 from refold.log.memory import MemoryLog
 from refold.projector.loop import REPLY_AGE_NANOSECONDS
-from refold.projector.tracing import EVENT_SPANS, TRACED_EVENTS_MAX
+from refold.projector.tracing import EVENT_SPANS, SECOND, TRACED_EVENTS_MAX, TRACED_PER_SECOND_MAX
 from refold.store.memory import MemoryStore
 from refold.telemetry.tracing import Span
 from support.projection import ROOMY, append, ports, projecting
@@ -58,6 +58,22 @@ async def test_a_commit_traces_so_many_events_and_counts_the_spans_of_the_others
     assert [commit.parent for commit in commits] == list(root.links) == [span.context for span in processes]
     assert root.parent is None
     assert root.attributes["refold.commit.events"] == len(processes) + 11
+
+
+async def test_a_second_traces_so_many_events_of_all_commits(kept: Kept) -> None:
+    log, now, store = MemoryLog("log"), time.time_ns(), MemoryStore()
+    given = replace(ports(log, store, broker_now=lambda: now), spans=kept)
+    async with projecting(given, replace(ROOMY, commit_interval_seconds=0)) as running:
+        for events in (60, 60, 60):
+            for number in range(events):
+                await append(log, "d", {"put": number}, CONTEXT)
+            await running.committed((await log.info()).last_sequence)
+        assert len(kept.named("process STATE")) == TRACED_PER_SECOND_MAX
+        assert kept.over == (180 - TRACED_PER_SECOND_MAX) * EVENT_SPANS
+        now += 2 * SECOND
+        await append(log, "d", {"put": 1}, CONTEXT)
+        await running.committed((await log.info()).last_sequence)
+    assert len(kept.named("process STATE")) == TRACED_PER_SECOND_MAX + 1
 
 
 async def test_a_replay_of_old_events_makes_no_spans(kept: Kept) -> None:

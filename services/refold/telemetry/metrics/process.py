@@ -132,7 +132,7 @@ class SpanMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.spans = Counter(
             "refold_spans_total",
-            "Spans sent to the collector, failed to send, dropped from a full queue, or over a commit's bound.",
+            "Spans sent to the collector, failed to send, dropped from a full queue, or over a bound.",
             ["result"],
             registry=registry,
         )
