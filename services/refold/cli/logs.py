@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -21,9 +21,6 @@ FOLLOW_SECONDS: Final = 0.2
 """How often `--follow` looks for new lines."""
 
 COLOURS: Final = {"warning": "yellow", "error": "red", "critical": "bold red", "debug": "dim"}
-HEAD: Final = frozenset({"time", "level", "service", "instance", "event", "exception"})
-"""Fields that are shown otherwise than the rest, or not."""
-
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 _UNIT_SECONDS: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(rf"(\d{{1,9}}(?:\.\d{{1,3}})?) ?({'|'.join(_UNIT_SECONDS)})?", re.ASCII)
@@ -108,28 +105,14 @@ def _lines(found: SystemLogs, *, is_followed: bool) -> Iterator[LogLine]:
 def _print(line: LogLine, *, is_json: bool) -> None:
     import orjson
 
+    from refold.embedded.logs import readable
+
     fields = line.fields
     if is_json:
         say(orjson.dumps(fields).decode())
         return
-    head = (
-        short_time(line.at or None) or "-",
-        line.part.ljust(10),
-        (fields["level"] or "-").ljust(8),
-        fields["event"],
-    )
-    rest = (f"{name}={_shown(value)}" for name, value in fields.items() if name not in HEAD)
-    say(printable("  ".join((*head, *rest))), COLOURS.get(fields["level"], ""))
-    for exception_line in str(fields.get("exception") or "").splitlines():
-        say(f"    {printable(exception_line)}")
-
-
-def _shown(value: Any) -> str:
-    """Return a field's value: a text that is one word as it is, anything else as JSON."""
-    import orjson
-
-    return (
-        value
-        if isinstance(value, str) and value.isprintable() and " " not in value
-        else orjson.dumps(value).decode()
-    )
+    time, level = short_time(line.at or None) or "-", fields["level"] or "-"
+    # Every line has its time and part, also those of a traceback: programs choose lines.
+    for text in readable(fields):
+        row = printable(f"{time}  {line.part:<10}  {level:<8}  {text}")
+        say(row, COLOURS.get(level, ""))

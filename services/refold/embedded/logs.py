@@ -1,13 +1,14 @@
 """Read the log files of a data folder: those of the services and of both servers, merged by time.
 
-Used by `refold logs`. Files are only read, so that it works beside a running system and on a folder without one.
+Used by `refold logs`, and for the errors of child processes. Files are only read, so that it works beside a running
+system and on a folder without one.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
 from operator import attrgetter
 from pathlib import Path
@@ -22,6 +23,10 @@ from refold.telemetry import redacted_text
 SERVER_LOGS: Final = ("nats/nats.log", "nats/server.log", "postgres/postgres.log")
 """What the servers print or write; that of the database's creation is in its error, if it fails."""
 
+HEAD: Final = frozenset({"time", "level", "service", "instance", "event", "exception"})
+"""Fields that `readable` shows otherwise than the rest, or not."""
+END_LINES_MAX: Final = 20
+"""How much of a child's log its error shows."""
 TIME_CHARS: Final = 29
 """A time with nine digits of a second, without the `Z`: such times sort as text."""
 
@@ -186,6 +191,32 @@ class _Log:
         if fields["time"]:
             self._at = max(self._at, _sortable(fields["time"]))
         return LogLine(self._at, self.part, fields)
+
+
+def readable(fields: Mapping[str, Any]) -> list[str]:
+    """Return a line for people: its event and fields, then the further lines of its text and its traceback."""
+    first, *others = str(fields["event"]).splitlines() or [""]
+    rest = (f"{name}={_shown(value)}" for name, value in fields.items() if name not in HEAD)
+    others += str(fields.get("exception") or "").splitlines()
+    return ["  ".join((first, *rest)), *(f"    {line}" for line in others)]
+
+
+def readable_end(raw: bytes) -> str:
+    """Return the last lines of a log for people, whatever wrote them."""
+    lines: list[str] = []
+    for text in raw.decode(errors="replace").strip().split("\n"):
+        if (fields := _own(text)) is None:
+            lines.append(text)
+        else:
+            first, *others = readable(fields)
+            lines += [f"{fields['time']}  {fields['level']}  {first}", *others]
+    return "\n".join(lines[-END_LINES_MAX:])
+
+
+def _shown(value: Any) -> str:
+    """Return a field's value: a text that is one word as it is, anything else as JSON."""
+    is_word = isinstance(value, str) and value.isprintable() and " " not in value
+    return value if is_word else orjson.dumps(value).decode()
 
 
 def _sortable(time: str) -> str:

@@ -55,7 +55,7 @@ _CLUSTER: Final = "cluster"
 _UNFINISHED_CLUSTER: Final = "cluster.new"
 _PASSWORD: Final = "password"  # noqa: S105 - the name of a file.
 _PID_FILE: Final = "postmaster.pid"
-_STATEMENTS: Final = statements_of("refold.embedded")
+_SQL: Final = statements_of("refold.embedded")
 _STATUS_LINE: Final = 7
 """`starting`, `ready` and others; counted from 0."""
 _SETTINGS: Final = {
@@ -157,7 +157,7 @@ async def _answers_statements(server: PostgresServer) -> bool | None:
     if not _takes_connections(server.child.command.folder):
         return None
     try:
-        if not await _execute(server, "postgres", _STATEMENTS["has_database"], DATABASE):
+        if not await _execute(server, "postgres", _SQL["has_database"], DATABASE):
             await _execute(server, "postgres", f"CREATE DATABASE {DATABASE}")
         await _execute(server, DATABASE, "SELECT 1")
     except asyncpg.InvalidPasswordError as error:

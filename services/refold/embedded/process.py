@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import psutil
 
 from refold.core.errors import ChildFailed, EmbeddedError, PortTaken
+from refold.embedded.logs import readable_end
 from refold.telemetry.logging import LossyFile
 
 T = TypeVar("T")
@@ -34,8 +35,8 @@ STOP_SECONDS: Final = 30
 """A child that has not ended by itself within this is killed."""
 POLL_SECONDS: Final = 0.01
 """How often a starting or ending child is looked at."""
-LOG_TAIL_BYTES: Final = 2_000
-"""How much of a child's log its error shows."""
+LOG_TAIL_BYTES: Final = 16 * 1024
+"""How much of a child's log is kept for its error: more than the line of most crashes."""
 LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 """A service's log file is renamed when it is this large; one older file is kept."""
 CHUNK_BYTES: Final = 64 * 1024
@@ -141,7 +142,7 @@ class Process:
     def failure(self, what: str) -> ChildFailed:
         """Return the error that says what happened to it, with the end of its log."""
         tails = [self._log.tail] if self._log is not None else [_tail(log) for log in self.command.logs]
-        said = "\n".join(tail.decode(errors="replace").strip() for tail in tails) or "(empty)"
+        said = "\n".join(filter(None, map(readable_end, tails))) or "(empty)"
         return ChildFailed(f"{self.command.name} {what}; its log ends:\n{said}", exit_code=self.exit_code)
 
     async def _keep_log(self, log: LogFile) -> None:

@@ -64,7 +64,8 @@ def test_the_lines_of_all_files_come_by_time(data: Path) -> None:
     assert found[4] == "2026-11-30T12:00:02.500Z  nats        warning   slow consumer nats://u:***@h"
     assert found[5] == "2026-11-30T12:00:03.000Z  gateway     info      third  n=1"
     assert found[6].split()[1:] == ["projector-files", "info", "fourth"]
-    assert found[7:] == ["2026-11-30T12:00:05.000Z  gateway     error     fifth", "    a", "    b"]
+    head = "2026-11-30T12:00:05.000Z  gateway     error   "
+    assert found[7:] == [f"{head}  fifth", f"{head}      a", f"{head}      b"]
     lines = [json.loads(each) for each in run(data, "--json").stdout.splitlines()]
     assert [each["event"] for each in lines] == ["first", *FOREIGN, "third", "fourth", "fifth"]
     assert all({"time", "level", "service"} <= each.keys() for each in lines)

@@ -72,6 +72,17 @@ async def test_a_service_imports_nothing_from_the_working_folder(tmp_path, monke
     assert "of the working folder" not in process.failure("ended").message
 
 
+async def test_the_error_of_a_crashed_service_shows_its_traceback_in_lines(tmp_path):
+    process = start_process("gateway")
+    hand_work(process, tmp_path / "gateway.log", {"nats_url": "nats://127.0.0.1:1"}, unknown=1)
+    assert await asyncio.wait_for(process.ended(), 30) == 1
+    last = (tmp_path / "gateway.log").read_text().splitlines()[-1]
+    traceback = json.loads(last)["exception"].splitlines()
+    said = process.failure("ended").message.splitlines()
+    assert len(traceback) > 5
+    assert said[-5:] == [f"    {line}" for line in traceback[-5:]]
+
+
 async def test_sighup_stops_a_service_unless_nohup_ignores_it():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
