@@ -915,20 +915,30 @@ async def test_a_service_is_profiled_by_one_request_at_a_time(up):
     assert refused.reason == "profile_running"
     assert facts["instance"].endswith(f":{up.child('projector').pid}")
     assert facts["samples"] > 0
-    assert "Runner.run" in {frame["name"] for frame in json.loads(profile)["shared"]["frames"]}
+    assert 0 < facts["waiting"] <= 1
+    assert json.loads(profile)["exporter"] == "refold"
     with pytest.raises(Refused, match="seconds: must be a number from 1 to 60"):
         await ask(instance=facts["instance"], seconds=10_000)
     with pytest.raises(ServiceUnavailable, match="no projector elsewhere:1 runs"):
         await ask(instance="elsewhere:1")
+    with pytest.raises(Refused, match="must be HOST:PID"):
+        await ask(instance="a b")
 
 
 def test_a_profile_has_bounds_and_is_printed(refold, up, tmp_path):
-    assert refold("profile", "gateway", "--seconds", "10000", "--data", str(up.data)).code == 2
+    for seconds, code in (("10000", 2), ("nan", 1)):
+        assert refold("profile", "gateway", "--seconds", seconds, "--data", str(up.data)).code == code
+    for unwritable in (tmp_path, tmp_path / "none" / "x"):
+        refused = refold("profile", "gateway", "--out", str(unwritable), "--data", str(up.data))
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert "--out: must be a file" in refused.err
     out = tmp_path / "profile.txt"
     found = refold("profile", "gateway", "--seconds", "1", "--out", str(out), "--data", str(up.data))
     assert (found.code, found.out) == (0, "")
-    assert re.search(r"gateway \S+: 1\.\d s, .* samples; overhead \d+% while it ran", found.err)
-    assert "Runner.run" in out.read_text()
+    waiting = r"samples, the loop waiting in [0-9.]+% of them"
+    assert re.search(rf"gateway \S+: 1\.\d s, .* {waiting}; overhead \d+% while it ran", found.err)
+    top, _ = out.read_text().split("\n\n")
+    assert "Runner.run" not in top
 
 
 def test_a_profile_of_memory_is_a_file_of_memray(refold, up, tmp_path):

@@ -87,7 +87,7 @@ def tree(spans: list[Received]) -> dict[str, str]:
 
 
 @contextmanager
-def collecting(delay_seconds: float | None = 0.0) -> Iterator[Collector]:
+def collecting(delay_seconds: float | None = 0.0, *, port: int = 0) -> Iterator[Collector]:
     """Run a collector that answers so long after a request; None: it never answers."""
     is_ended = Event()
 
@@ -104,7 +104,7 @@ def collecting(delay_seconds: float | None = 0.0) -> Iterator[Collector]:
         def log_message(self, *_: object) -> None:
             """Stay silent."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     collector = Collector(f"http://127.0.0.1:{server.server_port}")
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -20,6 +20,10 @@ REQUEST_ID: Final = b"refold-request-id"
 """The header of every response; its value is the `request_id` of the request's log lines."""
 
 
+PROBE_PATHS: Final = frozenset({"/health", "/healthz", "/metrics", "/readyz"})
+"""Probes are no traffic: they are traced only where their caller samples them."""
+
+
 def caller_context(headers: Sequence[tuple[bytes, bytes]]) -> SpanContext | None:
     """Return the trace context that a request brings; an invalid one is none (W3C)."""
     parents = [value for name, value in headers if name == b"traceparent"]
@@ -34,7 +38,7 @@ def begin_request(scope: Scope, tracing: Tracing | None) -> tuple[bytes, Request
     The id is the trace of the caller's context, or a new one. It takes 0.9 µs for a request without a context.
     """
     parent = caller_context(scope["headers"])
-    trace = None if tracing is None else tracing.begin(parent)
+    trace = None if tracing is None else tracing.begin(parent, is_probe=scope["path"] in PROBE_PATHS)
     context = parent if trace is None else trace.context
     # Three times as fast as to format the number.
     request_id = (new_trace_id() if context is None else context.trace_id).to_bytes(16).hex()
@@ -60,12 +64,12 @@ class Tracing:
         self._ratio = ratio
         self._now = now
 
-    def begin(self, parent: SpanContext | None) -> RequestTrace | None:
+    def begin(self, parent: SpanContext | None, *, is_probe: bool) -> RequestTrace | None:
         """Return the trace of a request with its caller's context; None where it is not sampled."""
         trace = None
         # A share of traces is no secret.
-        is_sampled = random.random() < self._ratio if parent is None else parent.is_sampled  # noqa: S311
-        if is_sampled:
+        is_chosen = not is_probe and random.random() < self._ratio  # noqa: S311
+        if is_chosen if parent is None else parent.is_sampled:
             trace = RequestTrace(self._spans, parent, self._now)
         TRACE.set(trace)
         return trace

@@ -34,8 +34,15 @@ COMMIT_SUBJECT: Final = "refold.control.commit"
 """A gateway publishes `{"sequence": N}` here while a reader waits for N: the projector commits once N is folded."""
 
 
+_INSTANCE: Final = re.compile("[A-Za-z0-9_-]+:[0-9]+")
+
+
 def profile_subject(service: str, instance: str | None = None) -> str:
-    """Return the subject on which a service is asked for a CPU profile: any instance, or one."""
+    """Return the subject on which a service is asked for a profile: any instance, or one. Raises `Refused`."""
+    if instance is not None and _INSTANCE.fullmatch(instance) is None:
+        raise Refused(
+            "bad_instance", "must be HOST:PID, as the service's log lines name it", field="instance"
+        )
     return f"refold.control.{service}.profile{f'.{instance}' if instance else ''}"
 
 

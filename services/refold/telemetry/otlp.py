@@ -5,8 +5,10 @@ Imported by the composition where `REFOLD_OTLP_URL` is set. Needs the extra `ref
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from threading import Event, Thread
 from typing import Final
@@ -18,6 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Encoded
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.sdk.resources import Resource
 
+from refold.telemetry.logging import get_logger
 from refold.telemetry.metrics.process import SpanMetrics
 from refold.telemetry.tracing import Span
 
@@ -48,7 +51,11 @@ class OtlpSpans:
             _text(name, str(value)) for name, value in Resource.create(named).attributes.items()
         ]
         self._metrics = metrics
-        self._exporter = _Exporter(f"{url.rstrip('/')}/v1/traces", timeout=SEND_SECONDS)
+        self._url = f"{url.rstrip('/')}/v1/traces"
+        self._exporter = _Exporter(self._url, timeout=SEND_SECONDS)
+        # It would log each attempt.
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL + 1)
+        self._failure = ""
         self._waiting: deque[Span] = deque()
         self._sending = 0
         self._is_closed = Event()
@@ -86,12 +93,22 @@ class OtlpSpans:
         self._sending = 0
 
     def _send(self, spans: Sequence[Span]) -> None:
-        try:
-            is_sent = self._exporter.send(self._request(spans).SerializeToString())
-        except ValueError:
-            # A text or a number that OTLP does not have.
-            is_sent = False
-        self._metrics.spans.labels(result="sent" if is_sent else "failed").inc(len(spans))
+        result = "failed"
+        # ValueError: a text or a number that OTLP does not have.
+        with suppress(ValueError):
+            body = self._request(spans).SerializeToString()
+            failure = self._exporter.send(body)
+            self._tell(failure)
+            result = "failed" if failure else "sent"
+        self._metrics.spans.labels(result=result).inc(len(spans))
+
+    def _tell(self, failure: str) -> None:
+        """Log that the collector begins to fail, or to work again."""
+        if failure and not self._failure:
+            get_logger().warning("spans_not_sent", url=self._url, error=failure)
+        if self._failure and not failure:
+            get_logger().info("spans_sent_again", url=self._url)
+        self._failure = failure
 
     def _request(self, spans: Sequence[Span]) -> ExportTraceServiceRequest:
         request = ExportTraceServiceRequest()
@@ -107,9 +124,10 @@ class OtlpSpans:
 class _Exporter(OTLPSpanExporter):
     """OpenTelemetry's exporter, for requests that are encoded. Its client is private, so its version is pinned."""
 
-    def send(self, body: bytes) -> bool:
-        """Send a request, with retries; return whether it was taken."""
-        return self._client.export(body).success
+    def send(self, body: bytes) -> str:
+        """Send a request, with retries; return why it was not taken, empty if it was."""
+        result = self._client.export(body)
+        return "" if result.success else str(result.reason or result.error or "no answer")
 
     def close(self) -> None:
         """Close the connection."""

@@ -7,6 +7,7 @@ Used by `refold.wiring.profiling`. For CPU time nothing is hooked, so a profile 
 from __future__ import annotations
 
 import asyncio
+import selectors
 import sys
 import threading
 import time
@@ -34,6 +35,9 @@ INTERVAL_SECONDS: Final = 0.002
 DEPTH_MAX: Final = 100
 """Innermost functions of a stack that are kept."""
 
+WAITING: Final = frozenset({asyncio.Runner.run.__code__, selectors.EpollSelector.select.__code__})
+"""Innermost functions while an event loop waits: with uvloop, which is not in Python, and with asyncio."""
+
 SHARE_MIN: Final = 0.005
 """Calls that took a smaller share are not in the text."""
 
@@ -52,14 +56,23 @@ Stacks: TypeAlias = dict[tuple[CodeType, ...], float]
 class Profile:
     """A profile as a file, and how it was made; `overhead` is the share by which our own code took more CPU time.
 
-    `samples` are those of the stack, or the allocations.
+    `samples` are those of the stack, or the allocations; `waiting` is the share of the samples in which the event loop
+    waited, which are not in the profile.
     """
 
     body: bytes
     seconds: float
     samples: int
+    waiting: float | None = None
     cpu_seconds: float
     overhead: float
+
+
+def check_seconds(seconds: Any) -> None:
+    """Raise `Refused` unless a profile can take so long."""
+    if type(seconds) not in (int, float) or not SECONDS_MIN <= seconds <= SECONDS_MAX:
+        rule = f"must be a number from {SECONDS_MIN:g} to {SECONDS_MAX:g}"
+        raise Refused("bad_seconds", rule, field="seconds", shape=str(seconds)[:40])
 
 
 class Profiling:
@@ -73,9 +86,7 @@ class Profiling:
         """Profile the calling thread, which is that of the event loop. Raises `Refused`."""
         if not self._is_on:
             raise Refused("profiling_off", "profiling is off; start the service with REFOLD_PROFILING=on")
-        if type(seconds) not in (int, float) or not SECONDS_MIN <= seconds <= SECONDS_MAX:
-            rule = f"must be a number from {SECONDS_MIN:g} to {SECONDS_MAX:g}"
-            raise Refused("bad_seconds", rule, field="seconds", shape=str(seconds)[:40])
+        check_seconds(seconds)
         if shape not in get_args(Format):
             raise Refused("bad_format", f"must be one of {', '.join(get_args(Format))}", field="format")
         if self._is_running:
@@ -91,6 +102,8 @@ class Profiling:
 class _Sampler:
     stacks: Stacks = field(default_factory=lambda: defaultdict(float))
     samples: int = 0
+    waits: int = 0
+    """Samples in which the event loop waited, which are in no stack."""
     seconds: float = 0.0
 
 
@@ -105,6 +118,7 @@ async def _profile(seconds: float, shape: Format) -> Profile:
         body=(await asyncio.to_thread(rendered, sampler.stacks)).encode(),
         seconds=sampler.seconds,
         samples=sampler.samples,
+        waiting=sampler.waits / max(1, sampler.samples),
         cpu_seconds=cpu_seconds,
         overhead=overhead,
     )
@@ -159,7 +173,10 @@ def _sample(sampler: _Sampler, thread: int, ended: threading.Event) -> None:
             codes.append(frame.f_code)
             frame = frame.f_back
         now = time.perf_counter()
-        sampler.stacks[tuple(codes)] += now - last
+        if codes and codes[0] in WAITING:
+            sampler.waits += 1
+        else:
+            sampler.stacks[tuple(codes)] += now - last
         sampler.samples, last = sampler.samples + 1, now
     sampler.seconds = last - began
 

@@ -22,7 +22,7 @@ from refold.log.jetstream.client import Client
 from refold.log.jetstream.protocol import message_frame
 from refold.telemetry import instance
 from refold.telemetry.logging import get_logger
-from refold.telemetry.profiling import Format, Profile, Profiling
+from refold.telemetry.profiling import Format, Profile, Profiling, check_seconds
 from refold.wiring.servers import administrator_url, connected
 
 STATUSES: Final = {
@@ -107,6 +107,7 @@ async def ask_for_profile(
 
     Raises `ServiceUnavailable` where no such service runs, `Refused` where it refuses.
     """
+    check_seconds(seconds)
     subject = profile_subject(service, instance)
     async with connected(administrator_url(data), "refold-administrator") as client:
         body = json_text.dumps({"seconds": seconds, "format": shape})

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from refold.telemetry import otlp
 from refold.telemetry.metrics.process import SpanMetrics
@@ -57,11 +58,23 @@ def test_spans_that_a_hanging_collector_does_not_take_are_dropped_and_counted() 
     assert sending.count("sent") == 0
 
 
-def test_spans_that_a_collector_refuses_are_counted() -> None:
-    sending = Sending(f"http://127.0.0.1:{free_port()}")
-    sending.record(2)
-    sending.until("failed", 2)
-    sending.spans.close()
+def test_a_collector_that_fails_is_logged_once_and_when_it_works_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    port = free_port()
+    with capture_logs() as lines:
+        sending = Sending(f"http://127.0.0.1:{port}")
+        for failed in (2, 4):
+            sending.record(2)
+            sending.until("failed", failed)
+        with collecting(port=port):
+            sending.record(1)
+            sending.until("sent", 1)
+        sending.spans.close()
+    own = [line for line in lines if line["url"] == f"http://127.0.0.1:{port}/v1/traces"]
+    assert [line["event"] for line in own] == ["spans_not_sent", "spans_sent_again"]
+    assert "refused" in own[0]["error"]
+    assert not [record for record in caplog.records if record.name.startswith("opentelemetry")]
 
 
 def test_spans_that_arrive_are_counted_and_the_rest_is_sent_at_the_end(

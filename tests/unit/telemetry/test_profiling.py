@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import selectors
 import sys
 
 import pytest
+import uvloop
 
 from refold.core.errors import Refused
 from refold.telemetry import profiling
@@ -41,6 +43,22 @@ def test_the_calling_thread_is_sampled_within_the_block_only():
     seconds = sum(time for codes, time in sampler.stacks.items() if busy.__code__ in codes)
     assert sum(sampler.stacks.values()) == pytest.approx(sampler.seconds)
     assert seconds > sampler.seconds / 2
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_samples_in_which_the_loop_waits_are_left_out_and_counted(run):
+    async def work():
+        with profiling._sampled() as sampler:
+            busy(sampler, 20)
+            while not sampler.waits:  # noqa: ASYNC110 - the loop must wait, and a thread counts it.
+                await asyncio.sleep(0.01)
+        return sampler
+
+    sampler = run(work())
+    innermost = {codes[0] for codes in sampler.stacks}
+    assert busy.__code__ in innermost
+    assert not innermost & {asyncio.Runner.run.__code__, selectors.EpollSelector.select.__code__}
+    assert sampler.samples > sampler.waits
 
 
 def test_the_text_has_functions_by_their_own_time_and_the_tree_of_calls():
