@@ -81,6 +81,9 @@ SELECT format, log_id, totals, sequence, time FROM log
 -- name: begin_log
 INSERT INTO log (is_only, format, log_id, totals, sequence, time) VALUES (1, ?, ?, ?, 0, 0)
 
+-- name: set_format
+UPDATE log SET format = ?
+
 -- name: advance
 UPDATE log SET sequence = ?, time = ?
 

@@ -11,16 +11,16 @@ from contextlib import aclosing
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from refold.core.errors import LogHole, StoreDiffers
+from refold.core.errors import LogHole
 from refold.core.fold import NEWEST
 from refold.core.history import Entry
-from refold.core.stream import Record, Route, author_headers, route
+from refold.core.stream import Checkpoint, Record, Route, author_headers, route
 from refold.log import EventLog, read_until
 from refold.store import Key, Rejection
 from refold.store.ports import Reader
 from refold.usage import Counted
 from refold.usage.events import fields_of, read_event
-from refold.usage.storage import Position, Storage
+from refold.usage.storage import Position, Storage, differing
 
 BATCH_EVENTS_MAX: Final = 5_000
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -62,8 +62,11 @@ class UsageReader:
                 f"the log ends before what was counted: remove {self._storage.path}, if it is the right log"
             )
             raise LogHole(message, last_sequence=last, counted_sequence=self._storage.position.sequence)
-        if self._storage.position.sequence >= until:
-            return
+        if self._storage.position.sequence < until:
+            await self._count_until(until, progress)
+        self._check(checkpoints)
+
+    async def _count_until(self, until: int, progress: Callable[[int, int], None]) -> None:
         async with aclosing(read_until(self._log, self._storage.position.sequence, until)) as parts:
             batch: list[Record] = []
             size = 0
@@ -78,18 +81,17 @@ class UsageReader:
             if batch:
                 await self._count(batch)
         progress(self._storage.position.sequence, until)
-        if all(each.read_sequence == until for each in checkpoints):
-            self._check([sum(counts) for counts in zip(*(each.counts for each in checkpoints), strict=True)])
 
-    def _check(self, expected: Sequence[int]) -> None:
-        """Raise `StoreDiffers` where the sums over all rows are not those of the store's checkpoints."""
-        found = self._storage.statuses
-        if list(expected) != found:
-            message = (
-                f"the counts in {self._storage.path} are not those of the projection: remove the file to count again, "
-                "and run `refold verify` if it stays"
-            )
-            raise StoreDiffers(message, expected=str(list(expected)), found=str(found))
+    def _check(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Compare the outcomes with those of the checkpoints where all of them are at the position.
+
+        Raises `StoreDiffers`; the file cannot be used any more.
+        """
+        found, position = self._storage.statuses, self._storage.position.sequence
+        expected = [sum(counts) for counts in zip(*(each.counts for each in checkpoints), strict=True)]
+        if expected and expected != found and all(each.read_sequence == position for each in checkpoints):
+            self._storage.mark_wrong()
+            raise differing(self._storage.path, sequence=position, expected=str(expected), found=str(found))
 
     async def _count(self, records: Sequence[Record]) -> None:
         after, until = records[0].sequence - 1, records[-1].sequence

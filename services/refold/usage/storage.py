@@ -21,6 +21,9 @@ SQL: Final = statements_of("refold.usage")
 FORMAT: Final = 1
 """Of the tables; a file of another one is counted anew."""
 
+WRONG: Final = -1
+"""The format of a file whose counts were found to be wrong."""
+
 WAIT_SECONDS: Final = 1.0
 """How long a start waits for another process on the same file to end."""
 
@@ -76,7 +79,7 @@ class Storage:
         """Open the file or make it; a file of other `totals` or of another format is emptied.
 
         `totals` are the namespaces that are counted without actors and sessions. Raises `Refused` where another process
-        uses the file or it is no such file, `StoreDiffers` where it is another log's.
+        uses the file or it is no such file, `StoreDiffers` where it is another log's or its counts are wrong.
         """
         self.path = path
         self.totals = frozenset(totals)
@@ -92,12 +95,17 @@ class Storage:
                 if found[1] != log_id:
                     message = f"{path} has the counts of another log: move it away"
                     raise StoreDiffers(message, expected=log_id, found=found[1])
+                if found[0] == WRONG:
+                    raise differing(path)
                 _remove(path)
                 self.file, found = _opened(path)
             if found is None:
                 self.file.execute(SQL["begin_log"], given)
             self.position = Position(0, 0) if found is None else Position(*found[3:])
             self._load()
+            if sum(self.statuses) != self.position.sequence:
+                self.file.close()
+                raise differing(path, sequence=self.position.sequence, found=str(self.statuses))
         except (sqlite3.Error, OSError) as error:
             rule = f"cannot be used: {error}; another `refold usage` may run on it"
             raise Refused("bad_setting", rule, field=str(path)) from error
@@ -105,6 +113,10 @@ class Storage:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
+
+    def mark_wrong(self) -> None:
+        """Let the file not be opened again."""
+        self.file.execute(SQL["set_format"], (WRONG,))
 
     def _load(self) -> None:
         """Read what the next events are compared with."""
@@ -240,6 +252,15 @@ class Storage:
         self.file.execute("BEGIN IMMEDIATE")
         with self.file:
             yield
+
+
+def differing(path: Path, **facts: object) -> StoreDiffers:
+    """Return the error for counts that are wrong."""
+    message = (
+        f"the counts in {path} are not those of the projection: remove the file to count again, and run "
+        "`refold verify` if it stays"
+    )
+    return StoreDiffers(message, **facts)
 
 
 def _cells(rows: dict[Any, list[int]], row: Any, sequence: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
 from typing import NoReturn
@@ -60,7 +60,10 @@ async def story(log: MemoryLog, rounds: int = 3) -> None:
 async def counted(log: MemoryLog, store: MemoryStore, path: Path, *totals: str) -> Storage:
     """Count into a file."""
     storage = Storage(path, (await log.info()).log_id, totals)
-    await UsageReader(log, store, storage).catch_up()
+    with ExitStack() as stack:
+        stack.callback(storage.close)
+        await UsageReader(log, store, storage).catch_up()
+        stack.pop_all()
     return storage
 
 
@@ -241,18 +244,36 @@ async def test_nothing_is_counted_that_a_partition_has_not_folded(tmp_path, monk
         assert (storage.position.sequence, sum(storage.statuses)) == (10, 10)
 
 
-async def test_counts_that_are_not_those_of_the_projection_are_an_error(tmp_path):
-    log = MemoryLog("log-1")
+@pytest.mark.parametrize("is_more", [False, True])
+async def test_counts_that_are_not_those_of_the_projection_are_an_error_until_they_are_removed(
+    tmp_path, is_more
+):
+    log, path = MemoryLog("log-1"), tmp_path / "usage.sqlite"
     await story(log, 1)
     store = MemoryStore()
     async with projecting(ports(log, store)) as running:
         await running.committed((await log.info()).last_sequence)
-        with closing(await counted(log, store, tmp_path / "usage.sqlite")) as storage:
-            storage.file.execute("UPDATE counts SET rejected = rejected + 1 WHERE rejected > 0")
-        await story(log, 1)
-        await running.committed((await log.info()).last_sequence)
-        with pytest.raises(StoreDiffers, match="are not those of the projection"):
-            await counted(log, store, tmp_path / "usage.sqlite")
+        with closing(await counted(log, store, path)) as storage:
+            storage.file.execute(
+                "UPDATE counts SET rejected = rejected - 1, duplicate = duplicate + 1 WHERE rejected > 0"
+            )
+        for _ in range(2):
+            if is_more:
+                await story(log, 1)
+                await running.committed((await log.info()).last_sequence)
+            with pytest.raises(StoreDiffers, match="are not those of the projection"):
+                await counted(log, store, path)
+        path.unlink()
+        (await counted(log, store, path)).close()
+
+
+async def test_a_file_in_which_not_every_event_is_counted_once_is_refused(tmp_path):
+    log = MemoryLog("log-1")
+    await story(log, 1)
+    with closing(await counted(log, await project(log), tmp_path / "usage.sqlite")) as storage:
+        storage.file.execute("UPDATE counts SET events = events + 100, effective = effective + 100")
+    with pytest.raises(StoreDiffers, match="remove the file to count again"):
+        Storage(tmp_path / "usage.sqlite", "log-1")
 
 
 @pytest.mark.parametrize(
