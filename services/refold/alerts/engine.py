@@ -44,6 +44,7 @@ class Engine(Collector):
     ) -> None:
         """`targets` and `changed_rules` are called before each round; the latter returns None without a change."""
         self._began, self._mono = time.time(), time.monotonic()
+        self._round_ended = self._mono
         self._rules, self._storage = rules, storage
         self._targets, self._changed_rules = targets, changed_rules
         self._samples = Samples(rules.alert)
@@ -53,6 +54,16 @@ class Engine(Collector):
             sender.name: Delivery(sender, storage, clock=time.time, timer=time.monotonic, random=random)
             for sender in rules.notifier
         }
+
+    @property
+    def interval_seconds(self) -> float:
+        """How often a round begins."""
+        return self._rules.interval_seconds
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long ago the last round ended, or the engine began."""
+        return time.monotonic() - self._round_ended
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -99,6 +110,7 @@ class Engine(Collector):
             started = loop.time()
             self._change_rules()
             await self._round()
+            self._round_ended = time.monotonic()
             await asyncio.sleep(max(0.0, started + self._rules.interval_seconds - loop.time()))
 
     async def _round(self) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 
@@ -23,13 +23,16 @@ from refold.alerts.samples import Target
 from refold.alerts.storage import Storage
 from refold.core.errors import Refused, ServiceUnavailable
 from refold.embedded import no_system, read_endpoints
-from refold.telemetry.metrics.exposition import Exposition, accepted_by
-from refold.wiring.http_server import serve
+from refold.gateway.responses import Response, json_response
+from refold.wiring.probes import not_ready, serve_probes
 from refold.wiring.service import Listener, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
 
 FILE: Final = "alerts.sqlite"
 """The engine's state, in the data folder."""
+
+ROUNDS_AWAITED: Final = 5
+"""An engine is not ready when it has ended no round for so many intervals."""
 
 
 async def run(settings: Settings) -> None:
@@ -44,12 +47,20 @@ async def run(settings: Settings) -> None:
         registry.register(engine)
         running = asyncio.create_task(engine.run(), name="alerts")
         running.add_done_callback(lambda _: stop.set())
-        await serve(_application(registry), Listener.choose(settings.probe), stop=stop)
+        listener = Listener.choose(settings.probe)
+        await serve_probes(registry, listener, stop=stop, readiness=lambda: readiness(engine))
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
     finally:
         storage.close()
+
+
+def readiness(engine: Engine) -> Response:
+    """Return the answer of `/readyz`."""
+    if engine.silent_seconds > ROUNDS_AWAITED * engine.interval_seconds:
+        return not_ready(f"no round of the rules has ended for {engine.silent_seconds:.0f} s")
+    return json_response({"status": "ready"})
 
 
 def rules_path(settings: Settings) -> Path:
@@ -154,20 +165,3 @@ def changes_of(path: Path) -> Callable[[], Rules | None]:
         return load_rules(path)
 
     return changed
-
-
-def _application(registry: CollectorRegistry) -> Any:
-    """Return the ASGI application: `/healthz`, `/readyz` and `/metrics`."""
-    exposition = Exposition(registry)
-
-    async def application(scope: Any, _: Any, send: Any) -> None:
-        status, body, media_type = 404, b"", "application/json"
-        if scope["path"] == "/metrics":
-            status, (body, media_type) = 200, await exposition.read(accepted_by(scope))
-        elif scope["path"] in {"/healthz", "/readyz"}:
-            status, body = 200, b'{"status":"alive"}'
-        headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    return application

@@ -54,11 +54,11 @@ from refold.wiring.broker import watching_storage_limit
 from refold.wiring.gateway_stores import GatewayStores, opened_stores
 from refold.wiring.health import answering_status, health_of
 from refold.wiring.http_server import connections_max, serve
+from refold.wiring.probes import NEWEST_MIGRATION
 from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import open_log
 from refold.wiring.service import Listener, collect_seldom, open_spans, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
-from refold.wiring.stores import NEWEST_MIGRATION
 
 REPLY_SUBJECT: Final = "refold.reply.gateway"
 IDS_DRAWN: Final = 256

@@ -15,13 +15,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
-from faststream.asgi import AsgiFastStream, AsgiResponse, get
+from faststream.asgi import AsgiFastStream
 from faststream.nats import NatsBroker
 from prometheus_client import CollectorRegistry
 
 from refold import __version__
-from refold.core import json_text
 from refold.core.stream import parse_shard
+from refold.gateway.responses import json_response
 from refold.log import CONTROL_SUBJECT
 from refold.log.jetstream import JetStreamNotices
 from refold.projector.commit_buffer import PENDING_BYTES_MAX
@@ -30,19 +30,17 @@ from refold.projector.supervisor import Supervisor, lease_of
 from refold.store.keyed import KeyedStore
 from refold.store.layers.measured import measured
 from refold.telemetry import instance
-from refold.telemetry.metrics.exposition import Exposition, accepted_by
-from refold.telemetry.metrics.process import BrokerMetrics, ServiceMetrics
+from refold.telemetry.metrics.process import BrokerMetrics
 from refold.telemetry.metrics.projector import ProjectorMetrics
 from refold.telemetry.metrics.store import StoreMetrics
 from refold.wiring.broker import broker_of, watching_storage_limit
-from refold.wiring.http_server import serve
+from refold.wiring.probes import serve_probes
 from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import broker_clock, connect_to, make_log, open_log, projection_traces
 from refold.wiring.service import Listener, collect_seldom, open_spans, stop_on_signals, unless_stopped
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl
 from refold.wiring.stores import (
-    NEWEST_MIGRATION,
     ConnectedStore,
     open_store,
     open_when_there,
@@ -65,14 +63,15 @@ async def run(settings: Settings) -> None:
         store.refuse_stale(supervisor.required_sequences)
         url = settings.required("nats_url")
         view = partial(view_of, supervisor, store)
-        service = create_service(supervisor, broker_of(url), registry, view=view, when_ended=stop.set)
-        seconds = settings.http_idle_seconds
-        metrics = ServiceMetrics(registry, __version__, migration=NEWEST_MIGRATION)
-        metrics.ready.set_function(lambda: supervisor.is_ready)
-        measuring = asyncio.create_task(metrics.measure_loop_delay(), name="loop-delay")
-        stack.callback(measuring.cancel)
+        service = create_service(supervisor, broker_of(url), view=view, when_ended=stop.set)
         async with service.start_lifespan_context():
-            await serve(service, listener, stop=stop, idle_seconds=seconds)
+            await serve_probes(
+                registry,
+                listener,
+                stop=stop,
+                readiness=lambda: json_response(view(), 200 if supervisor.is_ready else 503),
+                idle_seconds=settings.http_idle_seconds,
+            )
         supervisor.raise_if_stopped()
 
 
@@ -136,28 +135,13 @@ async def _open_store(
 def create_service(
     supervisor: Supervisor,
     broker: NatsBroker,
-    registry: CollectorRegistry,
     *,
     view: Callable[[], dict[str, Any]],
     when_ended: Callable[[], None],
 ) -> AsgiFastStream:
-    """Return the ASGI application. `when_ended` is called when the supervisor ends, whatever the reason."""
+    """Return what answers on NATS and runs the supervisor. `when_ended` is called when that ends, for any reason."""
 
     answer_control(broker, view)
-    exposition = Exposition(registry)
-
-    @get
-    async def healthz(_: Any) -> AsgiResponse:
-        return _json(200, {"status": "alive"})
-
-    @get
-    async def readyz(_: Any) -> AsgiResponse:
-        return _json(200 if supervisor.is_ready else 503, view())
-
-    @get
-    async def metrics(scope: Any) -> AsgiResponse:
-        body, media_type = await exposition.read(accepted_by(scope))
-        return AsgiResponse(body, 200, headers={"content-type": media_type})
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -172,12 +156,7 @@ def create_service(
                 await task
             await supervisor.finish()
 
-    routes: list[tuple[str, Any]] = [
-        ("/healthz", healthz),
-        ("/readyz", readyz),
-        ("/metrics", metrics),
-    ]
-    return AsgiFastStream(broker, logger=None, lifespan=lifespan, asgi_routes=routes)
+    return AsgiFastStream(broker, logger=None, lifespan=lifespan)
 
 
 def answer_control(broker: NatsBroker, view: Callable[[], dict[str, Any]]) -> None:
@@ -204,7 +183,3 @@ def view_of(supervisor: Supervisor, store: KeyedStore) -> dict[str, Any]:
         "commit_age_seconds": supervisor.commit_age_seconds,
         "log_check_age_seconds": supervisor.log_check_age_seconds,
     }
-
-
-def _json(status: int, value: dict[str, Any]) -> AsgiResponse:
-    return AsgiResponse(json_text.dumps(value), status, headers={"content-type": "application/json"})

@@ -44,9 +44,6 @@ from refold.wiring.settings import Settings
 from refold.wiring.storage import row_codec
 from refold.wiring.store_url import StoreUrl, read_stores
 
-NEWEST_MIGRATION: Final = postgres_schema.MIGRATIONS[-1].number
-"""The newest migration of PostgreSQL's tables that this build has."""
-
 OPEN_SECONDS: Final = 1.0
 """Pause before one of several stores that could not be opened is tried again."""
 

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -20,7 +21,6 @@ from refold.core import json_text
 from refold.core.errors import (
     HistoryElsewhere,
     LogUnavailable,
-    RefoldError,
     Refused,
     ServiceUnavailable,
     StoreFull,
@@ -29,17 +29,16 @@ from refold.core.errors import (
 )
 from refold.embedded import read_endpoints, running_settings
 from refold.gateway.access import Access
-from refold.gateway.responses import Problem, Response, json_response, problem_of
+from refold.gateway.responses import Problem, Response, json_response
 from refold.log import end_of
 from refold.telemetry.http import get
 from refold.telemetry.logging import get_logger
-from refold.telemetry.metrics.exposition import Exposition, accepted_by
 from refold.usage import FILE
 from refold.usage.reader import UsageReader
 from refold.usage.report import Question, answer
 from refold.usage.storage import Storage
 from refold.wiring.audit import replayed_store
-from refold.wiring.http_server import serve
+from refold.wiring.probes import not_found, not_ready, serve_probes
 from refold.wiring.servers import log_info, opened, reach
 from refold.wiring.service import Listener, collect_seldom, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
@@ -48,6 +47,9 @@ from refold.wiring.stores import store_urls
 
 LOOK_SECONDS: Final = 1.0
 """How often the service looks for events that are folded."""
+
+SILENT_SECONDS_MAX: Final = 5.0
+"""The service is not ready when nothing could be counted for longer than this."""
 
 ANSWER_SECONDS: Final = 60.0
 """How long a command waits for the service."""
@@ -152,27 +154,58 @@ async def run(settings: Settings) -> None:
         totals = parts_of(settings.usage_totals)
         storage = Storage(settings.data / FILE, (await log.info()).log_id, totals)
         try:
-            counting = asyncio.create_task(
-                _keep_counting(UsageReader(log, projection, storage)), name="usage"
+            counting = Counting(UsageReader(log, projection, storage), storage)
+            running = asyncio.create_task(counting.run(), name="usage")
+            running.add_done_callback(lambda _: stop.set())
+            registry = CollectorRegistry()
+            registry.register(_Counted(storage))
+            await serve_probes(
+                registry,
+                Listener.choose(settings.probe),
+                stop=stop,
+                readiness=counting.readiness,
+                route=partial(_answer, storage),
+                access=Access(
+                    hosts=parts_of(settings.http_hosts), cors_origins=parts_of(settings.cors_origins)
+                ),
+                idle_seconds=settings.http_idle_seconds,
             )
-            counting.add_done_callback(lambda _: stop.set())
-            access = Access(hosts=parts_of(settings.http_hosts), cors_origins=parts_of(settings.cors_origins))
-            await serve(_application(storage, access), Listener.choose(settings.probe), stop=stop)
-            counting.cancel()
+            running.cancel()
             with suppress(asyncio.CancelledError):
-                await counting
+                await running
         finally:
             storage.close()
 
 
-async def _keep_counting(reader: UsageReader) -> None:
-    """Count what is folded, again and again; what may pass is waited for."""
-    while True:
-        try:
-            await reader.catch_up()
-        except _PASSING as error:
-            get_logger().warning("usage_not_counted", code=error.code, error=str(error))
-        await asyncio.sleep(LOOK_SECONDS)
+class Counting:
+    """The reader's loop, and whether it can count."""
+
+    def __init__(
+        self, reader: UsageReader, storage: Storage, *, timer: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._reader, self._storage, self._timer = reader, storage, timer
+        self._advanced, self._fault = timer(), "the last look has not ended"
+
+    async def run(self) -> None:
+        """Count what is folded, again and again; what may pass is waited for."""
+        while True:
+            try:
+                await self._reader.catch_up(lambda _, __: self._note())
+                self._note()
+            except _PASSING as error:
+                self._fault = f"{error.code}: {error}"
+                get_logger().warning("usage_not_counted", code=error.code, error=str(error))
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def readiness(self) -> Response:
+        """Return the answer of `/readyz`."""
+        seconds = self._timer() - self._advanced
+        if seconds > SILENT_SECONDS_MAX:
+            return not_ready(f"nothing could be counted for {seconds:.0f} s: {self._fault}")
+        return json_response({"status": "ready", "sequence": self._storage.position.sequence})
+
+    def _note(self) -> None:
+        self._advanced, self._fault = self._timer(), "the last look has not ended"
 
 
 class _Counted(Collector):
@@ -180,7 +213,7 @@ class _Counted(Collector):
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._started = storage.position.sequence
+        self._first = storage.position.sequence
 
     def collect(self) -> Iterator[Metric]:
         """Read the position."""
@@ -189,47 +222,18 @@ class _Counted(Collector):
             "refold_usage_sequence", "Sequence up to which usage is counted.", value=sequence
         )
         about = "Events whose usage was counted since the service started."
-        yield CounterMetricFamily("refold_usage_events", about, value=sequence - self._started)
+        yield CounterMetricFamily("refold_usage_events", about, value=sequence - self._first)
 
 
 _PARAMETERS: Final = {"begin": "from", "end": "to"}
 """Names of a question's parameters in a query string, where they differ."""
 
 
-def _application(storage: Storage, access: Access) -> Any:
-    """Return the ASGI application: `/usage`, `/usage/{namespace}`, `/healthz`, `/readyz` and `/metrics`."""
-    registry = CollectorRegistry()
-    registry.register(_Counted(storage))
-    exposition = Exposition(registry)
-
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        path: str = scope["path"]
-        try:
-            if (refusal := access.refusal(scope)) is not None:
-                raise refusal
-            if scope["method"] not in {"GET", "HEAD"}:
-                raise Problem(405, "method_not_allowed", "only GET", headers={"Allow": "GET, HEAD"})
-            if path == "/metrics":
-                body, media_type = await exposition.read(accepted_by(scope))
-                response = Response(body, 200, None, media_type)
-            else:
-                is_probe = path in {"/healthz", "/readyz"}
-                response = json_response({"status": "alive"} if is_probe else _found(storage, path, scope))
-        except (RefoldError, Problem) as error:
-            response = _problem(error).response()
-        if scope["method"] == "HEAD":
-            response.body = b""
-        await response(scope, receive, send)
-
-    return access.answering_cors(application)
-
-
-def _found(storage: Storage, path: str, scope: Any) -> dict[str, Any]:
-    _, first, *rest = path.split("/")
+async def _answer(storage: Storage, scope: Any) -> Response:
+    """Answer `/usage` and `/usage/{namespace}`."""
+    _, first, *rest = scope["path"].split("/")
     if first != "usage" or len(rest) > 1:
-        raise Problem(
-            404, "not_found", "there are /usage, /usage/{namespace}, /healthz, /readyz and /metrics"
-        )
+        return await not_found(scope)
     given = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
     unknown = given.keys() - {"from", "to", "by"}
     if unknown:
@@ -237,10 +241,9 @@ def _found(storage: Storage, path: str, scope: Any) -> dict[str, Any]:
         raise Problem(422, "bad_parameter", f"{name[:40]}: there are from, to and by", field=name[:40])
     namespace = rest[0] if rest else None
     times: dict[str, Any] = {"begin": given.get("from"), "end": given.get("to"), "now": time.time_ns()}
-    return answer(storage, Question.read(namespace, given.get("by"), **times))
-
-
-def _problem(error: RefoldError | Problem) -> Problem:
-    if isinstance(error, Refused) and error.reason == "namespace_unknown":
-        return Problem(404, error.reason, str(error), field=error.field)
-    return problem_of(error)
+    try:
+        return json_response(answer(storage, Question.read(namespace, given.get("by"), **times)))
+    except Refused as error:
+        if error.reason != "namespace_unknown":
+            raise
+        raise Problem(404, error.reason, str(error), field=error.field) from error
