@@ -158,7 +158,7 @@ def test_every_log_line_is_of_a_described_event_with_its_fields(up):
     always = contract("log.json")["always"].keys()
     lines = [
         json.loads(line)
-        for name in ("projector.log", "gateway.log")
+        for name in ("projector.log", "gateway.log", "up.log")
         for line in (up.data / name).read_text().splitlines()
     ]
     assert {"listening", "projector_working", "broker_disconnected"} <= {line["event"] for line in lines}
@@ -174,11 +174,32 @@ def test_the_log_is_printed_beside_the_running_system(up):
     found = run_refold("logs", "--data", str(up.data), "--json")
     assert found.returncode == 0
     lines = [json.loads(line) for line in found.stdout.splitlines()]
-    assert {line["service"] for line in lines} == {"gateway", "nats", "postgres", "projector"}
+    assert {line["service"] for line in lines} == {"gateway", "nats", "postgres", "projector", "up"}
     events = {(line["service"], line["event"]) for line in lines}
     assert {("projector", "listening"), ("gateway", "listening"), ("nats", "Server is ready")} <= events
     assert None not in {line["time"] for line in lines}
     assert [line["time"][:22] for line in lines] == sorted(line["time"][:22] for line in lines)
+
+
+def own_log(up):
+    """What `refold up` itself has logged: event and part of each line, and the line."""
+    lines = [json.loads(line) for line in (up.data / "up.log").read_text().splitlines()]
+    return [((line["event"], line.get("part")), line) for line in lines]
+
+
+def test_the_start_and_what_was_restarted_and_why_are_in_the_log(up):
+    lines = own_log(up)
+    events = [event for event, _ in lines]
+    assert events[0] == ("system_starting", None)
+    parts = ["postgres", "nats", "projector", "gateway"]
+    assert events[1:6] == [*(("part_started", part) for part in parts), ("system_ready", None)]
+    for part in parts:
+        (reason,) = [line["reason"] for event, line in lines if event == ("part_ended", part)]
+        assert reason == "ended (signal 9)"
+        assert events.count(("part_started", part)) == 2
+    assert lines[5][1]["http"] == up.url
+    found = run_refold("logs", "--data", str(up.data), "--service", "up", "--event", "part_ended")
+    assert "up          warning   part_ended  part=gateway" in found.stdout
 
 
 async def test_a_stop_leaves_nothing_running_and_a_restart_has_all_data(up):
@@ -186,6 +207,7 @@ async def test_a_stop_leaves_nothing_running_and_a_restart_has_all_data(up):
     children, endpoints = up.children(), up.endpoints()
     assert up.stop(signal.SIGINT) == 0
     assert up.said().splitlines()[-1] == "stopped"
+    assert own_log(up)[-1][0] == ("system_stopped", None)
     assert [child for child in children if child.is_running()] == []
     assert not (up.data / "endpoints.json").exists()
     again = Up.start(up.data, "--durability", "os")
@@ -231,6 +253,10 @@ def test_up_exits_and_names_a_service_that_keeps_dying(used):
         until(lambda killed=gateway: not killed.is_running())
     assert running.process.wait(60) == 1
     assert "gateway died 5 times" in running.said()
+    *_, (_, ended), (stopped, _) = own_log(running)
+    assert (ended["event"], ended["level"], ended["code"]) == ("service_ended", "critical", "child_failed")
+    assert "gateway died 5 times" in ended["error"]
+    assert stopped == ("system_stopped", None)
     assert not (running.data / "endpoints.json").exists()
 
 

@@ -196,9 +196,13 @@ class _Log:
 def readable(fields: Mapping[str, Any]) -> list[str]:
     """Return a line for people: its event and fields, then the further lines of its text and its traceback."""
     first, *others = str(fields["event"]).splitlines() or [""]
-    rest = (f"{name}={_shown(value)}" for name, value in fields.items() if name not in HEAD)
+    for name, value in fields.items():
+        if name not in HEAD:
+            shown, *further = value.splitlines() if isinstance(value, str) and value else [value]
+            first += f"  {name}={_shown(shown)}"
+            others += further
     others += str(fields.get("exception") or "").splitlines()
-    return ["  ".join((first, *rest)), *(f"    {line}" for line in others)]
+    return [first, *(f"    {line}" for line in others)]
 
 
 def readable_end(raw: bytes) -> str:

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -143,7 +144,7 @@ class Process:
         """Return the error that says what happened to it, with the end of its log."""
         tails = [self._log.tail] if self._log is not None else [_tail(log) for log in self.command.logs]
         said = "\n".join(filter(None, map(readable_end, tails))) or "(empty)"
-        return ChildFailed(f"{self.command.name} {what}; its log ends:\n{said}", exit_code=self.exit_code)
+        return ChildFailed(f"{self.command.name} {what}\nIts log ends:\n{said}", exit_code=self.exit_code)
 
     async def _keep_log(self, log: LogFile) -> None:
         reader, pipe = asyncio.StreamReader(), self._process.stdout
@@ -192,23 +193,30 @@ async def wait_ready(process: Process, look: Callable[[], Awaitable[T | None]]) 
 
 
 class LogFile:
-    """The log of a child in a file of bounded size, its last lines in memory."""
+    """The log of a child or of this process in a file of bounded size, its last lines in memory."""
 
     def __init__(self, path: Path) -> None:
         """Append to a file; lines that the disk does not take are dropped and counted."""
         self._path = path
         self._lines = LossyFile(lambda: path.open("ab", buffering=0), service=path.stem)
+        self._lock = threading.Lock()
         self.tail = b""
 
-    def write(self, chunk: bytes) -> None:
-        """Write what the child has printed."""
-        self.tail = (self.tail + chunk)[-LOG_TAIL_BYTES:]
-        self._lines.write(chunk)
-        if self._lines.size() > LOG_BYTES_MAX and chunk.endswith(b"\n"):
-            self._lines.close()
-            # On a full disk even this can fail; the file then grows until it works.
-            with suppress(OSError):
-                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+    def write(self, chunk: bytes | str) -> None:
+        """Write what the child has printed, or lines of this process, which may come from several threads."""
+        if isinstance(chunk, str):
+            chunk = chunk.encode(errors="backslashreplace")
+        with self._lock:
+            self.tail = (self.tail + chunk)[-LOG_TAIL_BYTES:]
+            self._lines.write(chunk)
+            if self._lines.size() > LOG_BYTES_MAX and chunk.endswith(b"\n"):
+                self._lines.close()
+                # On a full disk even this can fail; the file then grows until it works.
+                with suppress(OSError):
+                    self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+
+    def flush(self) -> None:
+        """Do nothing: the file is unbuffered."""
 
     def close(self) -> None:
         """Close the file."""

@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -119,10 +119,15 @@ async def running_servers(
     postgres_port: int = 0,
     cipher: LogCipher | None = None,
     has_postgres: bool = True,
+    within: Callable[[DataFolder], AbstractContextManager[object]] = nullcontext,
 ) -> AsyncIterator[Servers]:
-    """Lock the folder, end what a killed run has left in it, start the servers at once, and end them afterwards."""
+    """Lock the folder, end what a killed run has left in it, start the servers at once, and end them afterwards.
+
+    `within` is entered before the first server starts, and left when the last has ended.
+    """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(await open_folder(path))
+        stack.enter_context(within(folder))
 
         async def started(start: Awaitable[AnyServer]) -> AnyServer:
             server = await start

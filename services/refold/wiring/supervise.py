@@ -19,6 +19,7 @@ from refold.embedded.postgres import PostgresServer
 from refold.embedded.process import START_SECONDS, Process
 from refold.log import BATCH_BYTES_MAX
 from refold.telemetry.http import BadAnswer, get
+from refold.telemetry.logging import get_logger
 
 Say = Callable[[str], None]
 
@@ -42,6 +43,8 @@ SPACE_AT_BOUND_BYTES: Final = 32 * 1024 * 1024
 """A NATS server at its bound is restarted only if its bound would grow by more than this."""
 UNWRITABLE_SECONDS: Final = 2.0
 _WRITE_ERROR: Final = "write error"
+
+_log = get_logger()
 
 
 class Fault(NamedTuple):
@@ -92,14 +95,17 @@ class Part:
             code = await self._process.ended()
             how = f"was ended ({fault.what})" if fault else f"ended ({_meaning(code)})"
             say(f"{self.name:<10} {how}, is started again")
+            _log.warning("part_ended", part=self.name, reason=how)
             # Counted apart: a full disk may end NATS several times while it also dies of something else.
             recent = self._faults if fault else self._deaths
             try:
                 self._process = await self._restarted(self._process.failure(how), recent, say)
+                _log.info("part_started", part=self.name, pid=self.pid)
             except ChildFailed as error:
                 if self._is_vital:
                     raise
                 say(f"{self.name:<10} is left out for {DEATHS_SECONDS:.0f} seconds: {error.message}")
+                _log.error("part_left_out", part=self.name, seconds=DEATHS_SECONDS, error=_first_line(error))
                 await asyncio.sleep(DEATHS_SECONDS)
 
     async def stop(self) -> None:
@@ -141,12 +147,14 @@ class Part:
                 failure = error
             except (EmbeddedError, OSError) as error:
                 failure = ChildFailed(f"{self.name} could not be started: {error}")
+            _log.warning("part_not_started", part=self.name, error=_first_line(failure))
 
     async def _wait_for_space(self, say: Say) -> bool:
         """Wait until the disk has space; return whether this was necessary."""
         if self._has_space():
             return False
         say(f"{self.name:<10} waits: the disk of the data folder is full")
+        _log.warning("disk_full", part=self.name)
         while not self._has_space():  # noqa: ASYNC110 - there is no event for space on a disk.
             await asyncio.sleep(SPACE_SECONDS)
         return True
@@ -158,6 +166,11 @@ class Part:
             what = "was unhealthy" if recent is self._faults else "died"
             message = f"{self.name} {what} {DEATHS_MAX} times within {DEATHS_SECONDS:.0f} seconds"
             raise ChildFailed(f"{message}: {failure.message}")
+
+
+def _first_line(error: ChildFailed) -> str:
+    """Return the error without the end of the part's log, which has a file of its own."""
+    return error.message.partition("\n")[0]
 
 
 def _meaning(code: int) -> str:

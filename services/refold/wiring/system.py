@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TextIO, cast
 from urllib.parse import urlsplit
 
 import orjson
 
+from refold import __version__
 from refold.alerts.rules import load_rules
 from refold.core.errors import (
     KeyUnknown,
     KeyWrong,
+    RefoldError,
     StoreDamaged,
     StoreDiffers,
     StoreError,
@@ -29,12 +38,13 @@ from refold.core.errors import (
     TimedOut,
 )
 from refold.embedded import write_endpoints
+from refold.embedded.folder import DataFolder
 from refold.embedded.nats import NatsUser, start_nats
 from refold.embedded.postgres import start_postgres
-from refold.embedded.process import LOOPBACK, START_SECONDS, Process
+from refold.embedded.process import LOOPBACK, START_SECONDS, LogFile, Process
 from refold.history import check_documents
 from refold.telemetry.http import get
-from refold.telemetry.logging import configure
+from refold.telemetry.logging import configure, get_logger
 from refold.wiring.servers import Servers, log_cipher, make_embedded_log, opened, running_servers
 from refold.wiring.service import Listener, hand_work, start_process, stop_on_signals
 from refold.wiring.settings import Settings, described, handed_on, load
@@ -72,7 +82,8 @@ async def up(settings: Settings, say: Say) -> None:
             say(line)
 
     async def serve() -> None:
-        async with running_system(settings, say_if_possible) as system:
+        async with running_system(settings, say_if_possible, partial(_logged, settings)) as system:
+            get_logger().info("system_ready", http=system.http)
             folder = settings.data.absolute()
             say_if_possible(f"commands   find it by --data {folder}, or by REFOLD_DATA={folder}")
             say_if_possible(f"ready      {'  '.join((system.http, system.nats, *system.stores))}")
@@ -98,11 +109,33 @@ async def until_signal(work: Awaitable[None], say: Say) -> None:
     say("stopped")
 
 
+@contextmanager
+def _logged(settings: Settings, folder: DataFolder) -> Iterator[None]:
+    """Keep the log of `refold up` itself in a file of the data folder, with the error that ends it."""
+    configure(settings.log_level, service="up", stream=cast(TextIO, LogFile(folder.path / "up.log")))
+    log = get_logger()
+    log.info("system_starting", version=__version__)
+    try:
+        yield
+    except RefoldError as error:
+        log.critical("service_ended", code=error.code, error=str(error))
+        raise
+    except Exception:
+        log.exception("service_crashed")
+        raise
+    finally:
+        log.info("system_stopped")
+
+
 @asynccontextmanager
-async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
+async def running_system(
+    settings: Settings,
+    say: Say,
+    within: Callable[[DataFolder], AbstractContextManager[object]] = nullcontext,
+) -> AsyncIterator[System]:
     """Start everything, run the block once it is ready, keep it running, end it.
 
-    Raises `ChildFailed` if a part dies too often.
+    `within` is entered once the data folder is locked. Raises `ChildFailed` if a part dies too often.
     """
     services = _services(settings)
     async with AsyncExitStack() as stack:
@@ -118,6 +151,7 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
                 postgres_port=settings.postgres_port,
                 cipher=log_cipher(settings),
                 has_postgres=has_postgres(settings),
+                within=within,
             )
         )
         found = servers.settings(settings)
@@ -145,20 +179,27 @@ async def running_system(settings: Settings, say: Say) -> AsyncIterator[System]:
             say(f"{name:<10} process {parts[-1].pid}  {listener.url}/metrics")
         for part in parts:
             stack.push_async_callback(part.stop)
+            get_logger().info("part_started", part=part.name, pid=part.pid)
         async with kept(parts, say):
             await _until_ready(listeners["gateway"].url, say)
-            urls = {name: listener.url for name, listener in listeners.items()}
-            http = urls["gateway"]
-            endpoints = {
-                "http": http,
-                "probe": urls["projector"],
-                "services": urls,
-                "storage": storage_settings(settings),
-                **servers.addresses(found),
-            }
-            write_endpoints(servers.folder.path, endpoints, described(settings))
+            _write_endpoints(servers, listeners, settings, found)
             stores = tuple(store.address for store in store_urls(found))
-            yield System(data=servers.folder.path, http=http, nats=servers.nats.address, stores=stores)
+            http, nats = listeners["gateway"].url, servers.nats.address
+            yield System(data=servers.folder.path, http=http, nats=nats, stores=stores)
+
+
+def _write_endpoints(
+    servers: Servers, listeners: Mapping[str, Listener], settings: Settings, found: Settings
+) -> None:
+    urls = {name: listener.url for name, listener in listeners.items()}
+    endpoints = {
+        "http": urls["gateway"],
+        "probe": urls["projector"],
+        "services": urls,
+        "storage": storage_settings(settings),
+        **servers.addresses(found),
+    }
+    write_endpoints(servers.folder.path, endpoints, described(settings))
 
 
 @asynccontextmanager

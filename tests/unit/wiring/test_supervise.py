@@ -4,6 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 
 from refold.core.errors import ChildFailed
 from refold.wiring import supervise as module
@@ -103,11 +104,16 @@ async def test_the_system_goes_on_without_a_part_that_only_watches(monkeypatch):
         if sum("is left out" in each for each in said) == 2:
             left_out.set()
 
-    keeping = asyncio.create_task(part.keep(say))
-    await asyncio.wait_for(left_out.wait(), 5)
-    keeping.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await keeping
+    with capture_logs() as logged:
+        keeping = asyncio.create_task(part.keep(say))
+        await asyncio.wait_for(left_out.wait(), 5)
+        keeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await keeping
+    line = next(each for each in logged if each["event"] == "part_left_out")
+    assert (line["part"], line["log_level"]) == ("gateway", "error")
+    assert line["error"].startswith(f"gateway died {DEATHS_MAX} times")
+    assert "last words" not in line["error"], "they are in the log of the part"
 
 
 async def test_a_failed_restart_counts_as_a_death():
@@ -119,9 +125,11 @@ async def test_a_failed_restart_counts_as_a_death():
 
     process = Process()
     process.end.set_result(0)
-    with pytest.raises(ChildFailed, match="nats could not be started"):
+    with capture_logs() as logged, pytest.raises(ChildFailed, match="nats could not be started"):
         await asyncio.wait_for(part_of(process, start).keep(lambda _: None), 5)
     assert len(attempts) == DEATHS_MAX - 1
+    failed = [each["error"] for each in logged if each["event"] == "part_not_started"]
+    assert failed == ["nats could not be started"] * len(attempts)
 
 
 HUNG = Fault("it did not answer", 0.0)
