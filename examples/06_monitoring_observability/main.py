@@ -119,6 +119,7 @@ async def stop_projector(
         outcome = await refold.put("shop", "late", {"total": 2}, wait_seconds=0.2)
         say("", f"a write is accepted: {outcome.status}, it is in the log at {outcome.sequence}")
         await until_notified(received, "firing", senders)
+        await until_in_health(refold)
         await command("status --checks", status=1)
         projector.send_signal(signal.SIGCONT)
         found = await refold.get("shop", "late", min_sequence=outcome.sequence, timeout_seconds=START_SECONDS)
@@ -144,6 +145,15 @@ async def until_notified(received: Received, status: str, senders: set[str]) -> 
     async with asyncio.timeout(ALERT_SECONDS):
         while not all(map(has_come, senders)):  # noqa: ASYNC110 - a thread notes it.
             await asyncio.sleep(0.1)
+
+
+async def until_in_health(refold: Refold) -> None:
+    """Wait until `/health` names the alert: the engine's metrics may be a second old."""
+    async with asyncio.timeout(ALERT_SECONDS):
+        while True:
+            [firing] = (await refold.health())["checks"]["alerts:firing"]
+            if ALERT in firing.get("output", ""):
+                return
 
 
 def of_alert(received: Received, sender: str) -> list[Notification]:

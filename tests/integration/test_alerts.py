@@ -146,6 +146,10 @@ async def test_a_stopped_projector_is_told_once_to_each_notifier_and_resolved_on
         projector = up.child("projector")
         projector.send_signal(signal.SIGSTOP)
         await notified.until(["firing"])
+        # Its document is not folded now, but the gateway asks the engine.
+        health = (await asyncio.to_thread(httpx.get, f"{up.url}/health", trust_env=False)).json()
+        [firing] = health["checks"]["alerts:firing"]
+        assert (firing["status"], firing["output"]) == ("warn", "ProjectorStopped")
         # What is delivered, and not known to be, would be sent again after a kill.
         waiting = "refold_alert_notifier_waiting"
         await asyncio.to_thread(until, lambda: engine_metrics(up, waiting) == ["0.0"] * 5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
@@ -21,7 +20,7 @@ async def test_a_healthy_system_passes_every_check(api: Api) -> None:
     assert (view["status"], set(found.values())) == ("pass", {"pass"}), view
     assert found.keys() == {
         *("nats:responseTime", "log:configuration", "log:replicas", "log:clockOffset", "log:integrityAge"),
-        *("store:responseTime", "store:migration", "alerts:firing", "keys:problems", "builds:versions"),
+        *("store:responseTime", "store:migration", "keys:problems", "builds:versions"),
         *("projector:stage", "projector:owner", "projector:lagEvents", "projector:lagSeconds"),
         "projector:lastCommit",
     }
@@ -37,24 +36,6 @@ async def test_those_who_ask_at_once_get_one_answer(api: Api) -> None:
 
 async def test_a_parameter_is_refused(api: Api) -> None:
     problem(await api.client.get("/health", params={"x": 1}), 422, "unknown_parameter")
-
-
-async def test_alerts_that_fire_are_named(api: Api) -> None:
-    path = "/v1/alerts/LagSeconds-0123456789abcdef"
-    await api.client.put(path, json={"alert": "LagSeconds", "status": "firing"})
-    view = await until(api, "warn")
-    [firing] = view["checks"]["alerts:firing"]
-    assert (firing["status"], firing["observedValue"], firing["output"]) == ("warn", 1, "LagSeconds")
-    await api.client.delete(path)
-    await until(api, "pass")
-
-
-async def until(api: Api, status: str) -> dict[str, Any]:
-    """Ask until what was written is committed, and the status is this one."""
-    async with asyncio.timeout(30):
-        while (view := (await api.client.get("/health")).json())["status"] != status:
-            pass
-    return cast("dict[str, Any]", view)
 
 
 @pytest.mark.slow

@@ -118,7 +118,9 @@ ProjectorFlags = flags(
     "profiling",
     "log_level",
 )
-GatewayFlags = flags(*SERVERS, *HTTP, *TRACES, "metric_namespaces_max", "profiling", "log_level")
+GatewayFlags = flags(
+    *SERVERS, *HTTP, "alerts_url", *TRACES, "metric_namespaces_max", "profiling", "log_level"
+)
 
 
 def up(settings: UpFlags) -> None:  # type: ignore[valid-type]

@@ -164,7 +164,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
             reply_subject=reply_subject,
             checks=_checks(log, stores),
             problems=partial(_problems, log, stores),
-            health=health_of(log, stores, consistency, lag_seconds_max=settings.ready_lag_seconds),
+            health=health_of(log, stores, consistency, settings),
             versions=ChainMap(stores.versions, _versions(log)),
             metrics=gateway_metrics,
             registry=registry,

@@ -1,6 +1,6 @@
 """The checks of the gateway's `/health`: NATS, the log, the stores, projectors, keys, alerts and builds.
 
-Used by the gateway's composition. Projectors and gateways say on `refold.control` what they know of themselves.
+Used by the gateway's composition. Projectors and gateways answer for themselves on `refold.control`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 from typing import Any, Final
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from refold import __version__
 from refold.core import json_text
@@ -25,7 +28,9 @@ from refold.log.jetstream.stream import check_log
 from refold.projector import FOLDING, Stage
 from refold.telemetry import instance
 from refold.telemetry.health import Check, Finding, Health, Status, within
+from refold.telemetry.http import get
 from refold.wiring.gateway_stores import GatewayStores
+from refold.wiring.settings import Settings
 from refold.wiring.stores import ConnectedStore
 
 RESPONSE_SECONDS: Final = 0.25
@@ -44,10 +49,9 @@ LOG_CHECK_AGE_SECONDS: Final = 180.0
 QUIET_SECONDS: Final = 0.1
 """Once every partition has an owner, no answer for this long ends the wait for further instances."""
 
-ALERTS_NAMESPACE: Final = "alerts"
-ALERTS_FIRING: Final = '$.status == "firing"'
-ALERTS_MAX: Final = 100
-"""Where the alert engine writes its documents by default, and how many are counted."""
+ALERT_STATE: Final = "refold_alert_state"
+FIRING: Final = 2
+"""The alert engine's metric of each alert, and its value where the alert fires."""
 
 ANSWERS_MAX: Final = 1_000
 
@@ -69,32 +73,46 @@ def answering_status(client: Client) -> Iterator[None]:
 
 
 def health_of(
-    log: JetStreamLog, stores: GatewayStores, consistency: Consistency, *, lag_seconds_max: float
+    log: JetStreamLog, stores: GatewayStores, consistency: Consistency, settings: Settings
 ) -> Health:
     """Return the health of the system as this gateway sees it."""
+    lag_seconds_max, engine = settings.ready_lag_seconds, settings.alerts_url
     checks = _Checks(log=log, stores=stores, consistency=consistency, lag_seconds_max=lag_seconds_max)
     made = [
         Check("nats:responseTime", checks.nats),
         Check("log:configuration", checks.state),
         Check("store:responseTime", checks.each_store),
-        Check("alerts:firing", checks.alerts),
+        *([] if engine is None else [Check("alerts:firing", partial(check_alerts, engine))]),
         Check("projector:stage", checks.instances),
     ]
     return Health(made, version=__version__, service=instance())
 
 
+async def check_alerts(url: str, seconds: float) -> list[Finding]:
+    """Ask the alert engine which alerts fire. Its documents lack those that came since the projector stopped."""
+    about = "alerts:firing"
+    try:
+        answer = await get(f"{url}/metrics", seconds=0.9 * seconds)
+        families = text_string_to_metric_families(answer.body.decode())
+        states = [sample for family in families if family.name == ALERT_STATE for sample in family.samples]
+    except (OSError, ValueError) as error:
+        output = f"not known, the alert engine at {url} does not answer: {error or type(error).__name__}"
+        return [Finding(name=about, status="warn", output=output)]
+    if not states:
+        return [Finding(name=about, status="warn", output=f"not known: {url} is not an alert engine")]
+    firing = sorted(sample.labels["alert"] for sample in states if sample.value == FIRING)
+    return [Finding.limited(about, len(firing), warn=0, unit="alerts", output=", ".join(firing))]
+
+
 @dataclass(slots=True, kw_only=True)
 class _Checks:
-    """What the checks need. `info` is the log's state in this run, None where it could not be read; `has_search` tells
-    whether a store that can search answered.
-    """
+    """What the checks need. `info` is the log's state in this run, None where it could not be read."""
 
     log: JetStreamLog
     stores: GatewayStores
     consistency: Consistency
     lag_seconds_max: float
     info: LogInfo | None = field(default=None, init=False)
-    has_search: bool = field(default=False, init=False)
 
     async def nats(self, _: float) -> list[Finding]:
         started = perf_counter()
@@ -121,10 +139,6 @@ class _Checks:
         sources = self.stores.sources
         names = [source.name for source in sources.stores] if sources else list(self.stores.opened)
         by_store = await asyncio.gather(*(self._store(name, 0.9 * seconds) for name in names))
-        self.has_search = any(
-            _is_whole(each) and self.stores.opened[name].capabilities.has_where
-            for name, each in zip(names, by_store, strict=True)
-        )
         found = _degraded(by_store)
         for source in sources.stores if sources else ():
             state = source.breaker.state
@@ -159,17 +173,6 @@ class _Checks:
     def _sources(self) -> Sequence[Any]:
         return self.stores.sources.stores if self.stores.sources else ()
 
-    async def alerts(self, _: float) -> list[Finding]:
-        """Read the documents of the alert engine, where the store can search and there are any."""
-        if not self.has_search:
-            return []
-        page = await self.stores.reader.list_documents(
-            ALERTS_NAMESPACE, prefix="", where=ALERTS_FIRING, limit=ALERTS_MAX, cursor=None, is_bare=True
-        )
-        names = sorted({head.document.rpartition("-")[0] for head in page.heads})
-        count, firing = len(page.heads), ", ".join(names)
-        return [Finding.limited("alerts:firing", count, warn=0, unit="alerts", output=firing)]
-
     async def instances(self, seconds: float) -> list[Finding]:
         """Ask all projectors and gateways what they are doing."""
         stores = [source.name for source in self._sources] or [""]
@@ -201,12 +204,12 @@ class _Checks:
 
 
 async def _answers(client: Client, stores: Sequence[str], seconds: float) -> list[dict[str, Any]]:
-    """Ask every projector and gateway; return what has come when all partitions have owners, or too late."""
+    """Ask every projector and gateway; return the answers once all partitions have owners, or time is up."""
     found: list[dict[str, Any]] = []
     arrived, inbox = asyncio.Event(), client.new_inbox()
 
     def take(_: bytes, __: bytes, ___: bytes, body: bytes) -> None:
-        # Without a body, the broker says that there is nobody.
+        # An empty body is the broker's answer where nothing is subscribed.
         if body and len(found) < ANSWERS_MAX:
             found.append(json_text.object_in(body))
             arrived.set()

@@ -238,6 +238,8 @@ class Settings(BaseSettings):
     """File of the rules and notifiers of alerts; `refold up` alerts where it is set."""
     alerts_targets: _Targets | None = None
     """Services that `refold alerts` asks, as SERVICE=URL with commas; by default those of the data folder's system."""
+    alerts_url: str | None = Field(None, pattern=r"^https?://[^/\s@?#]+$")
+    """The alert engine, such as http://127.0.0.1:8082, which `/health` asks; set by `refold up` with `alerts`."""
     usage: bool = False
     """Run the usage service as a part of `refold up`: it counts events by hour, actor, type and section."""
     usage_totals: _Namespaces | None = None

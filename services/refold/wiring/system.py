@@ -167,9 +167,7 @@ async def running_system(
         parts = _server_parts(servers, found, has_space, say)
         for name, listener in listeners.items():
             service, log = services[name], servers.folder.path / f"{name}.log"
-            flags = _flags(service, listener, servers, found)
-            if service.service == "alerts":
-                flags["alerts_targets"] = _targets(listeners, servers)
+            flags = _flags(service, listener, servers, found) | _asked(service, listeners, servers)
             start = partial(_start_service, service.service, name, flags, log)
             hand_work(processes[name], log, flags)
             ask = partial(service_fault, listener.url)
@@ -268,10 +266,13 @@ def _services(settings: Settings) -> dict[str, _Service]:
     }
 
 
-def _targets(listeners: Mapping[str, Listener], servers: Servers) -> str:
-    """Return the services that the alert engine asks: all but itself, and nats-server's monitoring."""
+def _asked(service: _Service, listeners: Mapping[str, Listener], servers: Servers) -> dict[str, object]:
+    """Return the addresses that a service asks: the alert engine all others and NATS' monitoring, the gateway it."""
     urls = {name: listener.url for name, listener in listeners.items()} | {"nats": servers.nats.monitor}
-    return ",".join(f"{name}={url}" for name, url in urls.items() if name != "alerts")
+    engine = urls.pop("alerts", None)
+    if service.service == "alerts":
+        return {"alerts_targets": ",".join(f"{name}={url}" for name, url in urls.items())}
+    return {"alerts_url": engine} if service.service == "gateway" and engine else {}
 
 
 def _flags(service: _Service, listener: Listener, servers: Servers, settings: Settings) -> dict[str, object]:

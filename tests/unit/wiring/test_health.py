@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 
 from refold.log import Replicas
 from refold.telemetry.health import Finding
-from refold.wiring.health import _clock, _degraded, _owner, _replicas, _stage, _used, _versions
+from refold.wiring.health import (
+    _clock,
+    _degraded,
+    _owner,
+    _replicas,
+    _stage,
+    _used,
+    _versions,
+    check_alerts,
+)
 
 
 def projector(instance: str, shard: str = "0-63", *, stage: str = "working", **facts: str) -> dict[str, Any]:
@@ -77,3 +88,33 @@ def test_other_versions_are_a_warning_that_names_the_instances() -> None:
     found = _versions([{"instance": "old:1", "version": "0.0.9"}])
     assert (found.status, found.value) == ("warn", 2)
     assert "old:1: 0.0.9" in found.output
+
+
+STATES = """\
+refold_alert_state{{alert="LagSeconds",severity="ticket"}} {}
+refold_alert_state{{alert="NoOwner",severity="page"}} {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("metrics", "status", "value", "output"),
+    [
+        (STATES.format(0, 1), "pass", 0, ""),
+        (STATES.format(2, 2), "warn", 2, "LagSeconds, NoOwner"),
+        ("refold_ready 1\n", "warn", None, "is not an alert engine"),
+        ("<html>", "warn", None, "not known, the alert engine at"),
+    ],
+)
+async def test_the_alert_engine_says_which_alerts_fire(
+    metrics: str, status: str, value: int | None, output: str
+) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(text=metrics)
+
+    async with RawTestServer(answer) as server:
+        [found] = await check_alerts(str(server.make_url("")).rstrip("/"), 10.0)
+    assert (found.name, found.status, found.value) == ("alerts:firing", status, value)
+    assert output in found.output
+    [silent] = await check_alerts("http://127.0.0.1:9", 10.0)
+    assert (silent.status, silent.value) == ("warn", None)
+    assert "not known, the alert engine at http://127.0.0.1:9 does not answer" in silent.output
