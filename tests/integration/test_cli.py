@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -853,6 +854,14 @@ def exposed_by(up):
     return sums
 
 
+def test_top_ends_with_a_signal_as_with_a_key(up):
+    arguments = ("top", "--data", str(up.data), "--interval", "0.1")
+    written = on_terminal(*arguments, until="subscribers", then=signal.SIGTERM)
+    # The cursor is shown, and the screen that was there before.
+    assert "\x1b[?25h" in written
+    assert "\x1b[?1049l" in written
+
+
 def test_top_fills_a_terminal_and_ends_with_a_key(up):
     screen = on_terminal("top", "--data", str(up.data), "--interval", "0.1", until="subscribers", then=b"q")
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.partition("subscribers")[0]).splitlines()
@@ -878,7 +887,7 @@ def test_top_fills_a_terminal_and_ends_with_a_key(up):
 
 
 def on_terminal(*arguments, until, then):
-    """Run a command on a terminal of 80 x 24 without colour; return what it wrote before and after some keys."""
+    """Run a command on a terminal of 80 x 24 without colour; return what it wrote before and after keys or a signal."""
     primary, replica = pty.openpty()
     termios.tcsetwinsize(replica, (24, 80))
     settings = environment(NO_COLOR="1", TERM="xterm-256color")
@@ -890,7 +899,10 @@ def on_terminal(*arguments, until, then):
     try:
         while until.encode() not in written:
             written += os.read(primary, 65_536)
-        os.write(primary, then)
+        if isinstance(then, bytes):
+            os.write(primary, then)
+        else:
+            process.send_signal(then)
         with suppress(OSError):
             # Linux reports the end of a terminal as an error.
             while part := os.read(primary, 65_536):
@@ -906,6 +918,20 @@ def test_top_ends_where_no_service_answers(refold):
     found = refold("top", "--url", "http://127.0.0.1:9")
     assert (found.code, found.out) == (3, "")
     assert "no service answers at http://127.0.0.1:9" in found.err
+
+
+def test_top_refuses_addresses_that_are_none_and_a_projector_for_the_gateway(refold, up):
+    probe = up.endpoints()["probe"]
+    for arguments, reason in (
+        (("--url", "nonsense"), "bad_url"),
+        (("--url", up.url, "--probe", "foo"), "bad_url"),
+        (("--url", probe), "--url: is no gateway; give a projector's address with --probe"),
+    ):
+        found = refold("top", "--once", *arguments)
+        assert (found.code, found.out) == (2, "")
+        assert reason in found.err
+    arguments = ("--once", "--interval", "0.1", "-o", "json", "--url", up.url, "--probe", probe)
+    assert len(printed(refold("top", *arguments))["services"]) == 2
 
 
 async def test_a_service_is_profiled_by_one_request_at_a_time(up):

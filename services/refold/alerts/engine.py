@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import SystemRandom
 from typing import Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from refold.alerts.delivery import Delivery
 from refold.alerts.rules import Rules
-from refold.alerts.samples import Sample, Samples, Target
+from refold.alerts.samples import Samples, Target
 from refold.alerts.state import FIRING, Machine
 from refold.alerts.storage import Storage
 from refold.core.errors import Refused
 from refold.telemetry.http import get
 from refold.telemetry.logging import get_logger
+from refold.telemetry.metrics.samples import Sample, parse
 
 ANSWER_SECONDS_MAX: Final = 4.0
 """A target that has not answered within this, or within the interval, is down."""
@@ -166,14 +166,7 @@ async def scrape(target: Target, seconds: float) -> list[Sample] | None:
         answer = await get(f"{target.url}{path}", seconds=seconds)
         if answer.status != 200:
             raise ValueError(f"{path} answered {answer.status}")
-        return list(parse(answer.body.decode())) if path == "/metrics" else []
+        return parse(answer.body.decode()) if path == "/metrics" else []
     except (OSError, ValueError, LookupError) as error:
         get_logger().debug("target_silent", target=target.service, url=target.url, error=str(error))
         return None
-
-
-def parse(text: str) -> Iterable[Sample]:
-    """Yield the samples of an exposition. Raises `ValueError` for text that is none."""
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            yield Sample(sample.name, sample.labels, sample.value)

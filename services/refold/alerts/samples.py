@@ -6,7 +6,7 @@ Used by `refold.alerts.engine`. Times are arguments. A counter may start again f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import Final, NamedTuple
@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from refold.alerts import Labels, labels_of
 from refold.alerts.metrics import NOTIFIER_UP, UP, find
 from refold.alerts.rules import Rule
+from refold.telemetry.metrics.samples import Sample, growth, quantile_of
 
 SERIES_MAX: Final = 20_000
 """Series that are kept; more are not evaluated, and counted in `Samples.dropped`."""
@@ -32,14 +33,6 @@ class Target(NamedTuple):
     def instance(self) -> str:
         """The address without its scheme."""
         return self.url.partition("://")[2]
-
-
-class Sample(NamedTuple):
-    """One exposed value."""
-
-    name: str
-    labels: Mapping[str, str]
-    value: float
 
 
 @dataclass(slots=True)
@@ -153,9 +146,8 @@ class Samples:
             if born is not None and _is_counted(sample.name):
                 one.points.append((born, 0.0))
         elif _is_counted(sample.name):
-            increase = sample.value - one.last if sample.value >= one.last else sample.value
+            one.points.append((now, one.points[-1][1] + growth(one.last, sample.value)))
             one.last = sample.value
-            one.points.append((now, one.points[-1][1] + increase))
             return
         one.last = sample.value
         one.points.append((now, sample.value))
@@ -216,23 +208,6 @@ class Samples:
                 counts[bound] = counts.get(bound, 0.0) + increase
         found = {group: quantile_of(rule.quantile, counts) for group, counts in buckets.items()}
         return {group: value for group, value in found.items() if value is not None}
-
-
-def quantile_of(quantile: float, buckets: Mapping[float, float]) -> float | None:
-    """Return a quantile of cumulative buckets by upper bound, as Prometheus does; None if they are empty."""
-    bounds = sorted(buckets)
-    total = buckets[bounds[-1]] if bounds else 0.0
-    if total <= 0:
-        return None
-    rank, lower, below = quantile * total, 0.0, 0.0
-    for bound in bounds:
-        count = buckets[bound]
-        if count >= rank:
-            # The last bucket has no upper bound: its lower one is all that is known.
-            is_open = bound == inf
-            return lower if is_open else lower + (bound - lower) * (rank - below) / (count - below)
-        lower, below = bound, count
-    return lower
 
 
 def _is_counted(name: str) -> bool:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlsplit
 
 import typer
 
-from refold.cli.options import JsonOption, System
+from refold.cli.options import Output, System
 from refold.cli.output import console, json_line, say
-from refold.core.errors import ServiceUnavailable
+from refold.core.errors import Refused, ServiceUnavailable
 
 if TYPE_CHECKING:
     from refold.cli.top_numbers import History, Scraped, Service
@@ -29,37 +29,52 @@ GATEWAY: Final = "gateway"
 STARTED: Final = "process_start_time_seconds"
 """A metric that differs between a process and the one before it at the same address."""
 
+GATEWAYS_OWN: Final = "refold_http_requests_working"
+"""A metric that only gateways expose, from their start."""
+
 ANSWER_SECONDS: Final = 3.0
 """A service that has not answered by then is shown as silent; the gateway's own checks end after 2 s."""
 
 
 async def top(
     system: System,
+    output: Output,
     probe: Annotated[
         list[str] | None,
         typer.Option("--probe", metavar="URL", help="Probe address of a projector, with --url; repeatable."),
     ] = None,
-    is_once: Annotated[bool, typer.Option("--once", help="Print two looks' difference, and end.")] = False,
-    json: JsonOption = False,
-    seconds: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks.")] = 1.0,
+    is_once: Annotated[
+        bool, typer.Option("--once", help="Print the numbers of one interval, and exit.")
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two requests for the numbers.")
+    ] = 1.0,
 ) -> None:
     """Show what a running system is doing, once a second: services, rates, lag, latencies.
 
-    Keys: q ends it, p pauses it, s changes the order of the namespaces. Quantiles are those of the last minute; of
-    --once, those since the services' start. A service that has disappeared stays, in red.
+    Keys: q quits, p pauses, s changes the order of the namespaces. Quantiles, conflicts and rejections are those of the
+    last minute; with --once, quantiles are those since the services' start, and the others those of the interval. A
+    service that has disappeared stays, in red.
     """
     from refold.cli.top_numbers import History, numbers
+    from refold.client.connection import Address
 
     history = History()
     addresses = _addresses(system, probe or []) or {GATEWAY: system.gateway_url()}
+    for url in addresses.values():
+        Address.of(url)
     await _look(history, addresses)
     if all(service.is_silent for service in history.services.values()):
         raise ServiceUnavailable(f"no service answers at {', '.join(addresses.values())}")
-    if json or is_once or not sys.stdout.isatty():
+    rounds = history.services[GATEWAY].rounds
+    if rounds and rounds[-1].total(GATEWAYS_OWN) is None:
+        rule = "is no gateway; give a projector's address with --probe"
+        raise Refused("bad_usage", rule, field="--url", shape=addresses[GATEWAY])
+    if output.is_json or is_once or not sys.stdout.isatty():
         await asyncio.sleep(seconds)
         await _look(history, addresses)
         found = numbers(history, time.monotonic())
-        if json:
+        if output.is_json:
             json_line(found)
         else:
             _print(found, addresses)
@@ -77,9 +92,11 @@ class _Display:
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Show the system until the key q."""
+        """Show the system until the key q, or a signal, after which the terminal is as before."""
         from rich.live import Live
 
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self._press, "q")
         with Live(console=console(), screen=True, auto_refresh=False) as live, _keys(self._press):
             while not self._is_ended:
                 addresses = _addresses(self._system, self._probes) or self._known()
@@ -164,18 +181,20 @@ async def _look(history: History, addresses: Mapping[str, str]) -> None:
 
 
 async def _ask_gateway(history: History, url: str) -> None:
+    from refold.cli.top_numbers import Answer
+
     status, namespaces = await asyncio.gather(_get(url, "/status"), _get(url, "/v1"))
     now = time.monotonic()
     if (body := _json_of(status)) is not None and "lag_events" in body:
-        history.status.append((now, body))
+        history.add_status(now, body)
     if (body := _json_of(namespaces)) is not None and "items" in body:
-        history.namespaces.append((now, {each["namespace"]: each for each in body["items"]}))
+        history.namespaces.append(Answer(now, {each["namespace"]: each for each in body["items"]}))
 
 
 async def _scrape(service: Service | None, url: str) -> Scraped | None:
     """Return what a service exposes; None if it does not answer, or not with metrics."""
-    from refold.alerts.engine import parse
     from refold.cli.top_numbers import Scraped
+    from refold.telemetry.metrics.samples import parse
 
     metrics, ready = await asyncio.gather(_get(url, "/metrics"), _get(url, "/readyz"))
     if metrics is None or metrics.status != 200:
@@ -184,18 +203,21 @@ async def _scrape(service: Service | None, url: str) -> Scraped | None:
         samples = tuple(parse(metrics.body.decode()))
     except ValueError:
         return None
-    found = Scraped(time=time.monotonic(), stage=_stage(ready), samples=samples)
+    started = next((each.value for each in samples if each.name == STARTED), None)
     known = service.rounds[-1] if service is not None and service.rounds else None
-    is_same = known is not None and known.total(STARTED) == found.total(STARTED)
+    is_same = known is not None and known.started == started
     pid = known.pid if known is not None and is_same else await asyncio.to_thread(_pid_of, url)
-    return replace(found, pid=pid)
+    return Scraped(time=time.monotonic(), stage=_stage(ready), samples=samples, started=started, pid=pid)
 
 
 def _stage(ready: Response | None) -> str:
     body = _json_of(ready)
     if ready is None or body is None:
         return "unknown"
-    return str(body.get("stage") or (body.get("status") if ready.status == 200 else "not ready"))
+    stage = body.get("stage")
+    if ready.status == 200:
+        return str(stage or body.get("status"))
+    return str(stage) if stage in {"starting", "waiting", "stopped"} else "not ready"
 
 
 def _pid_of(url: str) -> int | None:

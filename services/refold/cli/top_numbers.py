@@ -1,6 +1,6 @@
 """The numbers of `refold top`: rates, lag and quantiles from what services have exposed. Used by `refold.cli.top`.
 
-Pure: times are arguments. A counter that went down has started again from 0, with its process.
+Pure: times are arguments.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from refold.alerts.samples import Sample, quantile_of
+from refold.telemetry.metrics.samples import Sample, growth, quantile_of
 
-ROUNDS_MAX: Final = 61
-"""Rounds that are kept: at one a second, those of a minute."""
+MINUTE_SECONDS: Final = 60.0
+ROUND_SECONDS: Final = 0.95
+"""Rounds are kept for a minute, at least so far apart, and the last two: at most some 65."""
 
 QUANTILES: Final = (0.5, 0.99)
 LATENCIES: Final = {
@@ -45,11 +46,12 @@ STREAM_ROUTES: Final = "/live/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scraped:
-    """What one service exposed at a time; `pid` only where it runs on this machine."""
+    """What one service exposed at a time; `started` tells its processes apart, `pid` is known only on this machine."""
 
     time: float
     stage: str
     samples: tuple[Sample, ...]
+    started: float | None = None
     pid: int | None = None
 
     def total(self, name: str) -> float | None:
@@ -66,13 +68,31 @@ class Scraped:
         return found
 
 
+class _Timed(Protocol):
+    @property
+    def time(self) -> float: ...
+
+
+Round = TypeVar("Round", bound=_Timed)
+
+
+def _keep(rounds: deque[Round], new: Round) -> None:
+    """Add a round, and drop those that nothing needs any more."""
+    if len(rounds) > 1 and rounds[-1].time - rounds[-2].time < ROUND_SECONDS:
+        rounds.pop()
+    rounds.append(new)
+    # What was counted within a minute is counted from the round before it.
+    while len(rounds) > 2 and rounds[1].time <= new.time - MINUTE_SECONDS:
+        rounds.popleft()
+
+
 @dataclass(slots=True)
 class Service:
     """A service, its address, and what it exposed in each round in which it answered."""
 
     url: str
     since: float
-    rounds: deque[Scraped] = field(default_factory=lambda: deque(maxlen=ROUNDS_MAX))
+    rounds: deque[Scraped] = field(default_factory=deque)
     is_silent: bool = False
 
     def add(self, now: float, scraped: Scraped | None) -> None:
@@ -80,7 +100,7 @@ class Service:
         self.is_silent = scraped is None
         if scraped is not None:
             self.since = now
-            self.rounds.append(scraped)
+            _keep(self.rounds, scraped)
 
     def rate(self, name: str) -> float | None:
         """Return by how much a counter grew a second between the last two rounds; None where it is not known."""
@@ -88,16 +108,35 @@ class Service:
             return None
         before, last = self.rounds[-2], self.rounds[-1]
         values = before.total(name), last.total(name)
-        return increase(*values) / (last.time - before.time) if values[1] is not None else None
+        return None if values[1] is None else growth(values[0] or 0.0, values[1]) / (last.time - before.time)
+
+    def grown(self, name: str, label: str) -> dict[str, float]:
+        """Return by how much a counter grew since the first round that is kept, or in a younger process, by a label."""
+        if self.is_silent or len(self.rounds) < 2:
+            return {}
+        first = self.rounds[0].by_label(name, label) if self._is_one_process else {}
+        last = self.rounds[-1].by_label(name, label)
+        return {value: count - first.get(value, 0.0) for value, count in last.items()}
 
     def buckets(self, name: str) -> dict[float, float]:
         """Return what a histogram has counted since the first round that is kept; of one round, since its start."""
         if not self.rounds:
             return {}
         last = _buckets(self.rounds[-1], name)
-        first = _buckets(self.rounds[0], name) if len(self.rounds) > 2 else {}
-        is_anew = any(count < first.get(bound, 0.0) for bound, count in last.items())
-        return last if is_anew else {bound: count - first.get(bound, 0.0) for bound, count in last.items()}
+        is_grown = len(self.rounds) > 2 and self._is_one_process
+        first = _buckets(self.rounds[0], name) if is_grown else {}
+        return {bound: count - first.get(bound, 0.0) for bound, count in last.items()}
+
+    @property
+    def _is_one_process(self) -> bool:
+        return self.rounds[0].started == self.rounds[-1].started
+
+
+class Answer(NamedTuple):
+    """What the gateway answered at a time."""
+
+    time: float
+    view: Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -105,10 +144,8 @@ class History:
     """What all services exposed, and the gateway's status and namespaces, in the last minute."""
 
     services: dict[str, Service] = field(default_factory=dict)
-    status: deque[tuple[float, Mapping[str, Any]]] = field(default_factory=lambda: deque(maxlen=ROUNDS_MAX))
-    namespaces: deque[tuple[float, Mapping[str, Mapping[str, Any]]]] = field(
-        default_factory=lambda: deque(maxlen=2)
-    )
+    status: deque[Answer] = field(default_factory=deque)
+    namespaces: deque[Answer] = field(default_factory=lambda: deque(maxlen=2))
 
     def add(self, now: float, name: str, url: str, scraped: Scraped | None) -> None:
         """Add what a service exposed at an address; None: it did not answer."""
@@ -116,11 +153,9 @@ class History:
         service.url = url
         service.add(now, scraped)
 
-
-def increase(before: float | None, now: float | None) -> float:
-    """Return by how much a counter grew."""
-    before, now = before or 0.0, now or 0.0
-    return now - before if now >= before else now
+    def add_status(self, now: float, view: Mapping[str, Any]) -> None:
+        """Add the gateway's status."""
+        _keep(self.status, Answer(now, view))
 
 
 def numbers(history: History, now: float) -> dict[str, Any]:
@@ -224,18 +259,18 @@ def _namespaces(history: History) -> list[dict[str, Any]]:
     time, last = history.namespaces[-1]
     before_time, before = history.namespaces[0]
     seconds = time - before_time
-    conflicts = _sum_by_label(history, "refold_conflicts_total", "namespace")
-    rejected = _sum_by_label(history, "refold_events_rejected_total", "namespace")
+    conflicts = _grown(history, "refold_conflicts_total")
+    rejected = _grown(history, "refold_events_rejected_total")
     return [
         {
             "namespace": name,
             "documents": each["documents"],
             "events": each["events"],
-            "rate": increase(before.get(name, {}).get("events"), each["events"]) / seconds
+            "rate": growth(before[name]["events"] if name in before else 0, each["events"]) / seconds
             if seconds
             else None,
-            "conflicts": conflicts.get(name, 0.0),
-            "rejected": rejected.get(name),
+            "conflicts_last_minute": conflicts.get(name),
+            "rejected_last_minute": rejected.get(name),
         }
         for name, each in last.items()
     ]
@@ -261,6 +296,15 @@ def _firing(history: History) -> list[dict[str, str]] | None:
 def _last_rounds(history: History) -> list[Scraped]:
     """Return what the services that answer have exposed last."""
     return [each.rounds[-1] for each in history.services.values() if each.rounds and not each.is_silent]
+
+
+def _grown(history: History, name: str) -> dict[str, float]:
+    """Return by how much a counter of all services grew, by namespace."""
+    found: dict[str, float] = {}
+    for service in history.services.values():
+        for namespace, count in service.grown(name, "namespace").items():
+            found[namespace] = found.get(namespace, 0.0) + count
+    return found
 
 
 def _sum_by_label(history: History, name: str, label: str) -> dict[str, float]:

@@ -110,14 +110,12 @@ def _latencies(latencies: Mapping[str, Mapping[str, float | None]]) -> Iterator[
 
 
 def _namespaces(namespaces: Sequence[Mapping[str, Any]], sort: str) -> Iterator[Line]:
-    head = (
-        f"{'namespace':<26}{'events/s':>10}{'events':>12}{'documents':>12}{'conflicts':>10}{'rejected':>10}"
-    )
-    yield Line(head, _HEADER)
+    counts = f"{'events':>11}{'documents':>11}{'conflicts/min':>15}{'rejected/min':>14}"
+    yield Line(f"{'namespace':<19}{'events/s':>10}{counts}", _HEADER)
     for each in sorted(namespaces, key=SORTS[sort]):
-        counts = f"{each['events']:>12,}{each['documents']:>12,}{each['conflicts']:>10,.0f}"
-        rejected = "-" if each["rejected"] is None else f"{each['rejected']:,.0f}"
-        yield Line(f"{each['namespace'][:25]:<26}{_rate(each['rate']):>10}{counts}{rejected:>10}")
+        counts = f"{each['events']:>11,}{each['documents']:>11,}"
+        counts += f"{_rate(each['conflicts_last_minute']):>15}{_rate(each['rejected_last_minute']):>14}"
+        yield Line(f"{each['namespace'][:18]:<19}{_rate(each['rate']):>10}{counts}")
     if not namespaces:
         yield Line("none")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from refold.alerts.engine import parse
 from refold.alerts.rules import read_rules
-from refold.alerts.samples import Samples, Target, quantile_of
+from refold.alerts.samples import Samples, Target
+from refold.telemetry.metrics.samples import parse, quantile_of
 
 GATEWAY = Target("gateway", "http://a:1")
 OTHER = Target("gateway", "http://b:1")

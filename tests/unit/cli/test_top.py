@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from refold.alerts.samples import Sample
-from refold.cli.top_numbers import History, Scraped, numbers
+from refold.cli.top_numbers import Answer, History, Scraped, numbers
 from refold.cli.top_screen import screen, sparkline
+from refold.telemetry.metrics.samples import Sample
 
 FOLDED, CPU, APPEND = (
     "refold_events_folded_total",
@@ -17,8 +17,9 @@ FOLDED, CPU, APPEND = (
 REPLICAS = {"current": 2, "lagging": 0, "offline": 1}
 
 
-def scraped(time, *samples, stage="working"):
-    return Scraped(time=time, stage=stage, samples=tuple(Sample(*sample) for sample in samples), pid=7)
+def scraped(time, *samples, stage="working", started=1.0):
+    exposed = tuple(Sample(*sample) for sample in samples)
+    return Scraped(time=time, stage=stage, samples=exposed, started=started, pid=7)
 
 
 def appended(fast, slow):
@@ -35,12 +36,12 @@ def history():
         history.add(time, "projector", "http://p", scraped(time, applied, rejected, (CPU, {}, cpu)))
         counts = {"last_sequence": int(time * 10), "folded_sequence": int(time * 5)}
         lag = {"lag_events": int(time * 5), "lag_seconds": time}
-        history.status.append((time, {**counts, **lag, "log_id": "a", "fold": 2}))
+        history.add_status(time, {**counts, **lag, "log_id": "a", "fold": 2})
     for time, counted in ((0.0, (0, 100)), (2.0, (90, 200)), (4.0, (180, 300))):
         history.add(time, "gateway", "http://g", scraped(time, *appended(*counted), stage="ready"))
     for time, events in ((2.0, 10), (4.0, 16)):
         row = {"namespace": "acme", "documents": 3, "events": events}
-        history.namespaces.append((time, {"acme": row}))
+        history.namespaces.append(Answer(time, {"acme": row}))
     return history
 
 
@@ -57,6 +58,34 @@ def test_quantiles_are_of_what_was_counted_since_the_first_look_that_is_kept(his
     latency = numbers(history, 4.0)["latencies"]["append"]
     # Since the first look: 180 of 200 within 1 ms, the others within 10 ms.
     assert latency == {"p50": pytest.approx(0.001 * 100 / 180), "p99": pytest.approx(0.0091), "count": 200}
+
+
+def test_a_minute_is_kept_however_often_it_is_looked():
+    for interval in (0.1, 1.0, 5.0):
+        history = History()
+        for look in range(int(100 / interval) + 1):
+            time = look * interval
+            lag = {"lag_events": 0, "lag_seconds": time, "last_sequence": look, "folded_sequence": look}
+            history.add_status(time, lag)
+            history.add(time, "gateway", "http://g", scraped(time, *appended(look, look)))
+        found = numbers(history, time)
+        assert found["latencies"]["append"]["count"] == pytest.approx(60 / interval, rel=0.02)
+        assert found["rates"]["in"] == pytest.approx(1 / interval)
+        lags = found["lag"]["last_minute_seconds"]
+        assert (lags[0], lags[-1]) == (pytest.approx(time - 60, abs=1), time)
+        assert len(lags) <= 62
+
+
+def test_conflicts_and_rejections_are_those_of_the_last_minute_or_of_a_younger_process():
+    history = History()
+    history.namespaces.append(Answer(0.0, {"acme": {"namespace": "acme", "documents": 1, "events": 9}}))
+    names = ("refold_conflicts_total", "refold_events_rejected_total")
+    for time, started, count in ((0.0, 1, 40), (1.0, 1, 42), (2.0, 2, 50)):
+        samples = ((name, {"namespace": "acme", "reason": "schema"}, count) for name in names)
+        history.add(time, "projector", "http://p", scraped(time, *samples, started=started))
+        (row,) = numbers(history, time)["namespaces"]
+        found = row["conflicts_last_minute"], row["rejected_last_minute"]
+        assert found == {0.0: (None, None), 1.0: (2, 2), 2.0: (50, 50)}[time]
 
 
 def test_requests_of_machines_and_live_streams_are_not_counted():
@@ -100,9 +129,9 @@ def test_everything_fits_on_80_by_24(history):
     for place in range(9):
         history.add(4.0, f"projector-{place}", "http://q", scraped(4.0, stage="standby"))
     store = {"breaker": "open", "lag_events": 12, "problem": "x" * 200}
-    history.status.append((5.0, {**history.status[-1][1], "stores": [{"store": "redis", **store}] * 5}))
+    history.add_status(5.0, {**history.status[-1].view, "stores": [{"store": "redis", **store}] * 5})
     rows = {f"n{place}": {"documents": 1, "events": place} for place in range(50)}
-    history.namespaces.append((5.0, {name: {"namespace": name, **row} for name, row in rows.items()}))
+    history.namespaces.append(Answer(5.0, {name: {"namespace": name, **row} for name, row in rows.items()}))
     lines = shown(history, 5.0)
     assert len(lines) == 24
     assert max(len(line.text) for line in lines) == 80
@@ -129,7 +158,7 @@ def test_a_system_of_which_nothing_is_known_has_a_screen_too():
 
 def test_namespaces_have_the_order_that_is_chosen(history):
     rows = {"b": {"documents": 1, "events": 1}, "a": {"documents": 1, "events": 5}}
-    history.namespaces.append((6.0, {name: {"namespace": name, **row} for name, row in rows.items()}))
+    history.namespaces.append(Answer(6.0, {name: {"namespace": name, **row} for name, row in rows.items()}))
     for sort, order in (("name", ["a", "b"]), ("events", ["a", "b"]), ("rate", ["a", "b"])):
         lines = shown(history, 6.0, sort=sort)
         assert [line.text[0] for line in lines if line.text[:2] in {"a ", "b "}] == order
