@@ -218,13 +218,19 @@ ALERTS = [
     ),
     Panel(
         "Notifications that wait",
-        "Not delivered yet, for each notifier.",
-        [(of("refold_alert_notifier_waiting"), "{{notifier}}")],
+        "Not delivered yet, for each notifier; and in the window, what each has delivered or given up.",
+        [
+            (of("refold_alert_notifier_waiting"), "{{notifier}}"),
+            (increase("refold_alert_notifications_total", by="notifier,result"), "{{notifier}} {{result}}"),
+        ],
     ),
     Panel(
         "Services that the engine reaches",
-        "Those that answered when it asked last.",
-        [(of("refold_alert_targets_answering"), "services")],
+        "Those that answered when it asked last; and values and alerts that it left out in the window.",
+        [
+            (of("refold_alert_targets_answering"), "services"),
+            (increase("refold_alert_dropped_total", by="what"), "{{what}}s left out"),
+        ],
     ),
 ]
 

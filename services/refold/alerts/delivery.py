@@ -73,12 +73,11 @@ class Delivery:
             self._has_come.clear()
             if not self._queue:
                 await self._has_come.wait()
-            is_many = not self.sender.is_follower and await self._take_token()
-            batch = list(self._queue) if is_many else [self._queue[0]]
-            await self._send(batch)
+            has_waited = not self.sender.is_follower and await self._take_token()
+            await self._send(list(self._queue) if has_waited else [self._queue[0]])
 
     async def _take_token(self) -> bool:
-        """Wait until something may be sent; return whether this took waiting, so that all of the queue is sent."""
+        """Wait until the rate allows a notification; return whether it had to wait: then the whole queue is sent."""
         now = self._timer()
         self._tokens = min(BURST, self._tokens + (now - self._refilled_at) / REFILL_SECONDS)
         self._refilled_at = now

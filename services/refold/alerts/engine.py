@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from random import SystemRandom
 from typing import Final
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from refold.alerts.delivery import Delivery
 from refold.alerts.rules import Rules
-from refold.alerts.samples import Samples, Target
-from refold.alerts.state import FIRING, Machine
+from refold.alerts.samples import SERIES_MAX, Samples, Target
+from refold.alerts.state import ALERTS_MAX, FIRING, Machine
 from refold.alerts.storage import Storage
 from refold.core.errors import Refused
 from refold.telemetry.http import get
@@ -49,6 +49,7 @@ class Engine(Collector):
         self._targets, self._changed_rules = targets, changed_rules
         self._samples = Samples(rules.alert)
         self.machine = Machine(rules, self._now(), storage.read_state())
+        self._dropped, self._is_incomplete = 0, False
         random = SystemRandom().random
         self._deliveries = {
             sender.name: Delivery(sender, storage, clock=time.time, timer=time.monotonic, random=random)
@@ -102,7 +103,19 @@ class Engine(Collector):
             waiting.add_metric([name], delivery.waiting)
         about = "Services that answered when they were asked last."
         answering = GaugeMetricFamily("refold_alert_targets_answering", about, value=self._samples.answering)
-        yield from (state, up, waiting, answering)
+        yield from (state, up, waiting, answering, *self._counters())
+
+    def _counters(self) -> Iterator[Metric]:
+        about = "Notifications that a notifier has delivered, or given up."
+        ended = CounterMetricFamily("refold_alert_notifications", about, labels=["notifier", "result"])
+        for name, delivery in self._deliveries.items():
+            ended.add_metric([name, "delivered"], delivery.delivered)
+            ended.add_metric([name, "lost"], delivery.lost)
+        about = "Exposed values and alerts that were left out, because there were too many series or alerts."
+        dropped = CounterMetricFamily("refold_alert_dropped", about, labels=["what"])
+        dropped.add_metric(["value"], self._samples.dropped)
+        dropped.add_metric(["alert"], self.machine.dropped)
+        yield from (ended, dropped)
 
     async def _repeat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -110,6 +123,7 @@ class Engine(Collector):
             started = loop.time()
             self._change_rules()
             await self._round()
+            self._report_dropped()
             self._round_ended = time.monotonic()
             await asyncio.sleep(max(0.0, started + self._rules.interval_seconds - loop.time()))
 
@@ -140,6 +154,14 @@ class Engine(Collector):
         ]
         for waiting in self._storage.write(self.machine.saved(), notified):
             self._deliveries[waiting.notifier].add([waiting])
+
+    def _report_dropped(self) -> None:
+        """Log that something was left out, once until a round is complete again."""
+        dropped = self._samples.dropped + self.machine.dropped
+        was_incomplete, self._is_incomplete = self._is_incomplete, dropped > self._dropped
+        self._dropped = dropped
+        if self._is_incomplete and not was_incomplete:
+            get_logger().error("alerts_incomplete", series_max=SERIES_MAX, alerts_max=ALERTS_MAX)
 
     def _change_rules(self) -> None:
         try:

@@ -17,7 +17,7 @@ from refold.alerts.rules import Rule
 from refold.telemetry.metrics.samples import Sample, growth, quantile_of
 
 SERIES_MAX: Final = 20_000
-"""Series that are kept; more are not evaluated, and counted in `Samples.dropped`."""
+"""Series that are kept; the values of more are not evaluated, and counted in `Samples.dropped`."""
 
 START_SECONDS: Final = 30.0
 """A target that has never answered is starting, and not down, for so long after it was asked first."""
@@ -50,7 +50,7 @@ class Samples:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._series: dict[str, dict[Labels, _Series]] = {}
-        self._asked: dict[Target, float] = {}
+        self._answered: dict[Target, float] = {}
         """When a target last answered."""
         self._silent: set[Target] = set()
         """Targets that did not answer when they were asked last."""
@@ -67,12 +67,12 @@ class Samples:
             for name in _names_of(rule):
                 self._windows[name] = max(self._windows[name], rule.window_seconds)
         # Counters that were not kept until now have not counted from 0 since then.
-        self._asked.clear()
+        self._answered.clear()
 
     @property
     def answering(self) -> int:
         """Targets that answered when they were asked last."""
-        return len(self._asked.keys() - self._silent)
+        return len(self._answered.keys() - self._silent)
 
     def add(self, now: float, target: Target, samples: Iterable[Sample] | None) -> None:
         """Add what a target has exposed; None: it has not answered."""
@@ -85,11 +85,11 @@ class Samples:
         if samples is None:
             self._silent.add(target)
             return
-        born = None if target in self._silent else self._asked.get(target)
+        born = None if target in self._silent else self._answered.get(target)
         for sample in samples:
             if sample.name in self._series:
                 self._put(now, target, sample._replace(labels={**sample.labels, **own}), born=born)
-        self._asked[target] = now
+        self._answered[target] = now
         self._silent.discard(target)
 
     def add_notifier(self, now: float, name: str, *, is_up: bool) -> None:
@@ -109,7 +109,7 @@ class Samples:
                 if one.points[-1][0] < since:
                     del series[labels]
         reach = max(self._windows.values(), default=0.0)
-        self._asked = {target: time for target, time in self._asked.items() if time >= now - reach}
+        self._answered = {target: time for target, time in self._answered.items() if time >= now - reach}
 
     def evaluate(self, rule: Rule, now: float) -> dict[Labels, float]:
         """Return the rule's value for each combination of its `by` labels; none where there is no sample."""

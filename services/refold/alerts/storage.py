@@ -40,6 +40,7 @@ class Storage:
         self._unwritten = count(-1, -1)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
             self._file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
             self._file.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._file.execute("PRAGMA journal_mode = WAL")

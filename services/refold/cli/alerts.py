@@ -15,6 +15,7 @@ import typer
 from refold.cli.options import Output, make_command
 from refold.cli.output import json_line, say
 from refold.cli.serve import flags
+from refold.core.errors import Refused
 
 Flags = flags("alerts", "alerts_targets", "data", "probe", "log_level")
 TestFlags = flags("alerts", "alerts_targets", "data")
@@ -39,17 +40,17 @@ def send_test(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Notifiers of the file; by default all.")
     ] = None,
 ) -> None:
-    """Send a test notification through notifiers, once and without the queue."""
+    """Send a test notification through notifiers, once and without the queue. A document is then resolved."""
     from refold.wiring.alerts import try_notifiers
     from refold.wiring.settings import load
 
     found = asyncio.run(try_notifiers(load(**asdict(settings)), notifiers or []))
     if output.is_json:
-        json_line({name: error or None for name, error in found.items()})
+        json_line({name: tried.error or None for name, tried in found.items()})
     else:
-        for name, error in found.items():
-            say(f"{name}: {error or 'sent'}", "red" if error else "green")
-    if any(found.values()):
+        for name, tried in found.items():
+            say(f"{name}: {tried.error or tried.done}", "red" if tried.error else "green")
+    if any(tried.error for tried in found.values()):
         raise typer.Exit(1)
 
 
@@ -58,9 +59,15 @@ run_engine = make_command(engine)
 
 @wraps(run_engine)
 def unless_command(context: typer.Context, **given: Any) -> None:
-    """Run the engine where no command of the group is called."""
+    """Run the engine where no command of the group is called. Refuse its options before the name of a command."""
     if context.invoked_subcommand is None:
         run_engine(context, **given)
+        return
+    for name in given:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            rule = f"is an option of the engine here; give it after `{context.invoked_subcommand}`"
+            raise Refused("bad_usage", rule, field=f"--{name.replace('_', '-')}")
 
 
 alerts = typer.Typer(name="alerts")

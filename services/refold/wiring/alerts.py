@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
 from refold.alerts import Notice, Notification, digest_of
 from refold.alerts.engine import Engine
-from refold.alerts.notifiers import NotDelivered
+from refold.alerts.notifiers import NotDelivered, Sender
 from refold.alerts.notifiers.documents import Documents
 from refold.alerts.rules import Rules, load_rules
 from refold.alerts.samples import Target
@@ -24,6 +24,7 @@ from refold.alerts.storage import Storage
 from refold.core.errors import Refused, ServiceUnavailable
 from refold.embedded import no_system, read_endpoints
 from refold.gateway.responses import Response, json_response
+from refold.telemetry.logging import configure
 from refold.wiring.probes import not_ready, serve_probes
 from refold.wiring.service import Listener, stop_on_signals
 from refold.wiring.settings import Settings, parts_of
@@ -84,8 +85,16 @@ def with_gateway(rules: Rules, targets: Sequence[Target]) -> Rules:
     return rules.model_copy(update={"notifier": tuple(notifiers)})
 
 
-async def try_notifiers(settings: Settings, names: Sequence[str]) -> dict[str, str]:
-    """Send a test notification through the notifiers of these names, or all; return by name what went wrong."""
+class Tried(NamedTuple):
+    """What came of a test of a notifier: what was done with the notification, or what went wrong."""
+
+    done: str
+    error: str
+
+
+async def try_notifiers(settings: Settings, names: Sequence[str]) -> dict[str, Tried]:
+    """Send a test notification through the notifiers of these names, or all."""
+    configure("error", service="refold")
     rules = load_rules(rules_path(settings))
     with suppress(ServiceUnavailable):
         rules = with_gateway(rules, _targets(settings)())
@@ -94,31 +103,34 @@ async def try_notifiers(settings: Settings, names: Sequence[str]) -> dict[str, s
         if name not in known:
             rule = f"there is no such notifier; there are: {', '.join(known) or 'none'}"
             raise Refused("bad_usage", rule, field=name)
-    now = time.time()
-    found: dict[str, str] = {}
-    for name in names or known:
-        try:
-            await known[name].send(_test_notification(name, now), now=now)
-            found[name] = ""
-        except NotDelivered as error:
-            found[name] = str(error)
-    return found
+    return {name: await _try(known[name], time.time()) for name in dict.fromkeys(names) or known}
 
 
-def _test_notification(notifier: str, now: float) -> Notification:
+async def _try(sender: Sender, now: float) -> Tried:
+    # A document would say for ever that the alert fires.
+    statuses = ("firing", "resolved") if sender.is_follower else ("firing",)
+    try:
+        for status in statuses:
+            await sender.send(_test_notification(sender.name, status, now), now=now)
+    except NotDelivered as error:
+        return Tried("", str(error))
+    return Tried(sender.tested, "")
+
+
+def _test_notification(notifier: str, status: str, now: float) -> Notification:
     notice = Notice(
         alert="RefoldTest",
         labels={"notifier": notifier},
         severity="ticket",
-        status="firing",
+        status=status,
         is_flapping=False,
         starts=now,
-        ends=0.0,
+        ends=0.0 if status == "firing" else now,
         value=1.0,
         summary="this is a test of the notifier; nothing is wrong",
         runbook="",
     )
-    return Notification(key=digest_of("test", notifier, now), group="RefoldTest", notices=(notice,))
+    return Notification(key=digest_of("test", notifier, status, now), group="RefoldTest", notices=(notice,))
 
 
 def _targets(settings: Settings) -> Callable[[], Sequence[Target]]:

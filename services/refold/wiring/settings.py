@@ -235,7 +235,7 @@ class Settings(BaseSettings):
     statement_timeout_seconds: float = Field(10.0, gt=0, le=3_600)
     """How long a reading statement may take in PostgreSQL."""
     alerts: Path | None = None
-    """File of the rules and notifiers of alerts; `refold up` alerts where it is set."""
+    """File of the rules and notifiers of alerts; if it is set, `refold up` runs the alert engine."""
     alerts_targets: _Targets | None = None
     """Services that `refold alerts` asks, as SERVICE=URL with commas; by default those of the data folder's system."""
     alerts_url: str | None = Field(None, pattern=r"^https?://[^/\s@?#]+$")

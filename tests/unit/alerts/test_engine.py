@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
+from structlog.testing import capture_logs
 
 from refold.alerts.engine import Engine
 from refold.alerts.rules import load_rules
@@ -65,6 +66,11 @@ async def service():
         yield service
 
 
+def metrics_of(engine, name, label):
+    samples = [sample for family in engine.collect() for sample in family.samples if sample.name == name]
+    return {sample.labels[label]: sample.value for sample in samples}
+
+
 @asynccontextmanager
 async def running(path, service):
     storage = Storage(path.parent / "alerts.sqlite")
@@ -109,9 +115,21 @@ async def test_the_end_of_what_fired_is_told_after_its_rule_was_replaced_but_not
         path.write_text(HEAD + LAG.replace('"Lag"', '"Late"') + webhook)
         await service.until(lambda it: len(it.notified) == 3)
         await service.until(lambda _: {alert.rule for alert in engine.machine.alerts} == {"Late"})
-        metrics = {sample.labels.get("alert") for each in engine.collect() for sample in each.samples}
-        assert metrics == {"Late", None}
+        assert metrics_of(engine, "refold_alert_state", "alert") == {"Late": 2}
+        assert metrics_of(engine, "refold_alert_notifications_total", "result") == {"delivered": 3, "lost": 0}
+        assert metrics_of(engine, "refold_alert_dropped_total", "what") == {"value": 0, "alert": 0}
     assert sorted(service.statuses) == ["Lag firing", "Lag resolved", "Late firing"]
+
+
+async def test_what_is_left_out_is_counted_and_logged_once(tmp_path, service, monkeypatch):
+    monkeypatch.setattr("refold.alerts.samples.SERIES_MAX", 0)
+    path = tmp_path / "alerts.toml"
+    path.write_text(HEAD + LAG)
+    with capture_logs() as lines:
+        async with running(path, service) as engine:
+            await service.until(lambda it: it.scrapes >= 4)
+            assert metrics_of(engine, "refold_alert_dropped_total", "what")["value"] >= 3
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["alerts_incomplete"]
 
 
 async def test_a_notifier_that_is_down_is_told_by_the_others(tmp_path, service):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from typer.testing import CliRunner
@@ -28,11 +29,18 @@ def rules(tmp_path):
 def test_each_notifier_is_tried(rules):
     found = CliRunner().invoke(app, ["alerts", "test", "--alerts", str(rules)])
     assert found.exit_code == 1
-    assert "log: sent\nops: 127.0.0.1 cannot be reached" in found.stdout
-    found = CliRunner().invoke(app, ["alerts", "test", "log", "--alerts", str(rules), "--json"])
-    assert (found.exit_code, found.stdout.splitlines()[-1]) == (0, '{"log":null}')
+    assert found.stdout.startswith("log: written to standard error\nops: 127.0.0.1 cannot be reached")
+    found = CliRunner().invoke(app, ["alerts", "test", "log", "log", "--alerts", str(rules), "--json"])
+    assert (found.exit_code, found.stdout) == (0, '{"log":null}\n')
+    (line,) = map(json.loads, found.stderr.splitlines())
+    assert (line["event"], line["alert"]) == ("alert", "RefoldTest")
     found = CliRunner().invoke(app, ["alerts", "test", "sms", "--alerts", str(rules)])
     assert "there is no such notifier; there are: log, ops" in str(found.exception)
+
+
+def test_options_before_the_command_are_refused(rules):
+    found = CliRunner().invoke(app, ["alerts", "--alerts", str(rules), "test", "log"])
+    assert "--alerts: is an option of the engine here; give it after `test`" in str(found.exception)
 
 
 def test_a_fault_of_the_file_ends_the_start_of_a_system(rules, tmp_path):

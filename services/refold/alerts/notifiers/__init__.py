@@ -34,6 +34,8 @@ class Sender(Table):
     is_follower: ClassVar[bool] = False
     """It records what has happened and alerts no person: it is sent every notification, one by one and without a limit
     of attempts, and that it cannot deliver is not an alert."""
+    tested: ClassVar[str] = "sent"
+    """What `refold alerts test` has done with its notification."""
 
     name: Name
     severities: tuple[Severity, ...] = Field(("page", "ticket"), min_length=1)
@@ -46,12 +48,14 @@ class Sender(Table):
 class Log(Sender):
     """Write each notice as a line of the service's log."""
 
+    tested: ClassVar[str] = "written to standard error"
+
     kind: Literal["log"]
 
     async def send(self, notification: Notification, *, now: float) -> None:  # noqa: ARG002 - as the others.
-        """Write one line for each alert."""
+        """Write one line for each alert, at the level that every `--log-level` includes."""
         for notice in notification.notices:
-            get_logger().warning(
+            get_logger().error(
                 "alert",
                 alert=notice.alert,
                 status=notice.status,

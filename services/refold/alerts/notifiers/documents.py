@@ -13,7 +13,9 @@ from refold.alerts import Notice, Notification
 from refold.alerts.notifiers import SEND_SECONDS, NotDelivered, Sender
 from refold.alerts.notifiers.webhook import time_text
 from refold.client import Refold
+from refold.core import json_text
 from refold.core.errors import RefoldError, ServiceUnavailable, TimedOut
+from refold.telemetry.http import Response, get
 
 ACTOR: Final = "refold-alerts"
 
@@ -29,9 +31,18 @@ class Documents(Sender):
     namespace: str = Field("alerts", pattern=r"^[A-Za-z0-9_-]{1,64}$")
 
     async def send(self, notification: Notification, *, now: float) -> None:  # noqa: ARG002 - as the others.
-        """Append the events, without waiting until they are folded. Raises `NotDelivered`."""
+        """Append the events, without waiting until they are folded. Raises `NotDelivered`.
+
+        A gateway that does not reach the log is sent nothing: its errors would count as those of its clients.
+        """
         if self.url is None:
             raise NotDelivered("has no `url`; the engine takes that of the first gateway", is_final=True)
+        try:
+            ready = await get(f"{self.url}/readyz", seconds=SEND_SECONDS)
+        except OSError as error:
+            raise NotDelivered(f"the gateway cannot be reached: {error}") from error
+        if not _reaches_log(ready):
+            raise NotDelivered(f"the gateway does not reach the log: /readyz answered {ready.status}")
         try:
             async with Refold(self.url, timeout_seconds=SEND_SECONDS, retry_seconds=0) as refold:
                 for notice in notification.notices:
@@ -49,6 +60,12 @@ class Documents(Sender):
             raise NotDelivered(str(error)) from error
         except RefoldError as error:
             raise NotDelivered(str(error), is_final=True) from error
+
+
+def _reaches_log(ready: Response) -> bool:
+    """Return what `/readyz` says; a projector that is stopped does not hinder writes."""
+    unreachable = json_text.object_in(ready.body).get("unreachable")
+    return ready.status == 200 or (isinstance(unreachable, list) and "nats" not in unreachable)
 
 
 def document_of(notice: Notice) -> str:
