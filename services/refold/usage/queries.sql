@@ -152,27 +152,46 @@ FROM counts
 -- name: has_namespace
 SELECT EXISTS (SELECT 1 FROM counts AS c JOIN names AS n ON n.number = c.namespace WHERE n.text = ?)
 
--- name: count_groups
--- Of the hours ?2 to before ?3; ?1 is a namespace, NULL for all. {group} is a column. `actors` are those with a name.
+-- name: count_total
+-- {group} and {time} are columns of {table}. Times ?2 to before ?3; ?1 is a namespace, NULL for all.
 SELECT
-    {group} AS name,
-    sum(events) AS events, sum(effective) AS effective, sum(merged) AS merged, sum(rejected) AS rejected,
-    sum(duplicate) AS duplicate, sum(conflicts) AS conflicts, sum(bytes) AS bytes, sum(operations) AS operations,
-    count(DISTINCT nullif(actor, 0)) AS actors,
-    min(first_sequence) AS first_sequence, max(last_sequence) AS last_sequence
-FROM counts AS c
-WHERE (?1 IS NULL OR namespace = (SELECT number FROM names WHERE text = ?1)) AND hour >= ?2 AND hour < ?3
-GROUP BY {group}
+    count(DISTINCT {group}) AS groups,
+    coalesce(sum(events), 0) AS events, coalesce(sum(effective), 0) AS effective, coalesce(sum(merged), 0) AS merged,
+    coalesce(sum(rejected), 0) AS rejected, coalesce(sum(duplicate), 0) AS duplicate,
+    coalesce(sum(conflicts), 0) AS conflicts, coalesce(sum(bytes), 0) AS bytes,
+    coalesce(sum(operations), 0) AS operations
+FROM {table}
+WHERE (?1 IS NULL OR namespace = (SELECT number FROM names WHERE text = ?1)) AND {time} >= ?2 AND {time} < ?3
 
--- name: count_documents
-SELECT {group} AS name, count(DISTINCT document) AS documents
-FROM counts AS c JOIN documents AS d ON d.counted = c.number
-WHERE (?1 IS NULL OR namespace = (SELECT number FROM names WHERE text = ?1)) AND hour >= ?2 AND hour < ?3
-GROUP BY {group}
+-- name: count_groups
+-- The first ?4 groups in {order}, of the hours ?2 to before ?3. `actors` are those with a name.
+WITH found AS MATERIALIZED (
+    SELECT
+        {group} AS name,
+        sum(events) AS events, sum(effective) AS effective, sum(merged) AS merged, sum(rejected) AS rejected,
+        sum(duplicate) AS duplicate, sum(conflicts) AS conflicts, sum(bytes) AS bytes, sum(operations) AS operations,
+        count(DISTINCT nullif(actor, 0)) AS actors,
+        min(first_sequence) AS first_sequence, max(last_sequence) AS last_sequence
+    FROM counts
+    WHERE (?1 IS NULL OR namespace = (SELECT number FROM names WHERE text = ?1)) AND hour >= ?2 AND hour < ?3
+    GROUP BY {group} ORDER BY {order} LIMIT ?4
+),
+of_documents AS (
+    SELECT c.{group} AS counted, count(DISTINCT document) AS documents
+    FROM counts AS c JOIN documents AS d ON d.counted = c.number
+    WHERE
+        (?1 IS NULL OR namespace = (SELECT number FROM names WHERE text = ?1)) AND hour >= ?2 AND hour < ?3
+        AND c.{group} IN (SELECT name FROM found)
+    GROUP BY c.{group}
+)
+SELECT n.text, f.*, d.documents
+FROM found AS f JOIN of_documents AS d ON d.counted = f.name LEFT JOIN names AS n ON n.number = f.name
+ORDER BY {order}
 
 -- name: count_session_groups
--- The sessions that began from ?2 to before ?3.
+-- The first ?4 actors in {order}, of the sessions that began from ?2 to before ?3.
 SELECT
+    n.text,
     actor AS name,
     sum(events) AS events, sum(effective) AS effective, sum(merged) AS merged, sum(rejected) AS rejected,
     sum(duplicate) AS duplicate, sum(conflicts) AS conflicts, sum(bytes) AS bytes, sum(operations) AS operations,
@@ -180,9 +199,6 @@ SELECT
     sum(CASE WHEN actor <> 0 OR session <> 0 THEN ended - started ELSE 0 END) AS nanoseconds,
     max(CASE WHEN actor <> 0 OR session <> 0 THEN ended - started ELSE 0 END) AS longest,
     min(first_sequence) AS first_sequence, max(last_sequence) AS last_sequence
-FROM sessions AS c
+FROM sessions LEFT JOIN names AS n ON n.number = actor
 WHERE (?1 IS NULL OR namespace = (SELECT number FROM names WHERE text = ?1)) AND started >= ?2 AND started < ?3
-GROUP BY actor
-
--- name: read_name
-SELECT text FROM names WHERE number = ?
+GROUP BY actor ORDER BY {order} LIMIT ?4

@@ -5,6 +5,7 @@ Used by `refold.wiring.usage`.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
@@ -105,9 +106,9 @@ class UsageReader:
         effective = await self._effective(read, after, until)
         rejections = await self._rejections(after, until)
         conflicts = await self._conflicts(read, rejections, after, until)
-        self._storage.add(
-            [self._counted(each, effective, rejections, conflicts) for each in read], Position(until, time)
-        )
+        counted = [self._counted(each, effective, rejections, conflicts) for each in read]
+        # It waits while a question is answered.
+        await asyncio.to_thread(self._storage.add, counted, Position(until, time))
 
     def _counted(
         self,

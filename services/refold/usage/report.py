@@ -32,6 +32,9 @@ COUNTS: Final = (
 )
 """What sums to the same over the rows of every grouping."""
 
+_BY_EVENTS: Final = "events DESC, operations DESC, first_sequence"
+_BY_SESSIONS: Final = "sessions DESC, events DESC, first_sequence"
+
 
 class Question(NamedTuple):
     """What is asked: a namespace (None: all), how to group, and the hours from one to before another."""
@@ -71,61 +74,63 @@ class Question(NamedTuple):
 
 
 def answer(storage: Storage, question: Question) -> dict[str, Any]:
-    """Answer a question. Raises `Refused` (`namespace_unknown`) where the namespace has no event."""
+    """Answer a question, in any thread. Raises `Refused` (`namespace_unknown`) where the namespace has no event."""
     name = question.namespace
-    if name is not None and not storage.file.execute(SQL["has_namespace"], (name,)).fetchone()[0]:
-        raise Refused("namespace_unknown", f"no event of a namespace {name} is counted", field="namespace")
-    rows = _sessions(storage, question) if question.by == "session" else _groups(storage, question)
-    total = {count: sum(row[count] for row in rows) for count in COUNTS}
+    with storage.using():
+        if name is not None and not storage.file.execute(SQL["has_namespace"], (name,)).fetchone()[0]:
+            raise Refused(
+                "namespace_unknown", f"no event of a namespace {name} is counted", field="namespace"
+            )
+        total, rows = (_sessions if question.by == "session" else _groups)(storage, question)
+        sequence = storage.position.sequence
     return {
         "namespace": name,
         "by": question.by,
         "from": None if question.from_hour == _FIRST_HOUR else _hour_text(question.from_hour),
         "to": None if question.until_hour == _LAST_HOUR else _hour_text(question.until_hour),
-        "sequence": storage.position.sequence,
-        "total": total,
-        "groups": len(rows),
-        "rows": rows[:ROWS_MAX],
+        "sequence": sequence,
+        "total": {count: total[count] for count in COUNTS},
+        "groups": total["groups"],
+        "rows": rows,
     }
 
 
-def _groups(storage: Storage, question: Question) -> list[dict[str, Any]]:
-    asked = (question.namespace, question.from_hour, question.until_hour)
-    found = {row["name"]: row for row in _read(storage, "count_groups", question.by, asked)}
-    for row in _read(storage, "count_documents", question.by, asked):
-        found[row["name"]]["documents"] = row["documents"]
-    rows = [_named(storage, question.by, row) for row in found.values()]
-    if question.by == "hour":
-        return sorted(rows, key=lambda row: row["hour"])
-    return sorted(rows, key=lambda row: (-row["events"], -row["operations"], row["first_sequence"]))
+Found = tuple[dict[str, Any], list[dict[str, Any]]]
+"""The sums over all groups with their number, and the rows of the first `ROWS_MAX`."""
 
 
-def _sessions(storage: Storage, question: Question) -> list[dict[str, Any]]:
+def _groups(storage: Storage, question: Question) -> Found:
+    by, asked = question.by, (question.namespace, question.from_hour, question.until_hour)
+    [total] = _read(storage, "count_total", *asked, group=by, table="counts", time="hour")
+    order = "name" if by == "hour" else _BY_EVENTS
+    found = _read(storage, "count_groups", *asked, ROWS_MAX, group=by, order=order)
+    return total, [_named(by, row) for row in found]
+
+
+def _sessions(storage: Storage, question: Question) -> Found:
     """Return the sessions by actor; events without actor and session are in the row without a name."""
-    limits = (_within(hour * HOUR_NANOSECONDS) for hour in question[2:])
+    asked = (question.namespace, *(_within(hour * HOUR_NANOSECONDS) for hour in question[2:]))
+    [total] = _read(storage, "count_total", *asked, group="actor", table="sessions", time="started")
     rows = []
-    for row in _read(storage, "count_session_groups", "actor", (question.namespace, *limits)):
+    for row in _read(storage, "count_session_groups", *asked, ROWS_MAX, order=_BY_SESSIONS):
         seconds = row.pop("nanoseconds") / 1e9
         sessions = {"seconds": seconds, "longest_seconds": row.pop("longest") / 1e9}
         # What has no length has no rate.
         per_minute = row["effective"] / (seconds / 60) if seconds >= 60 else None
-        rows.append(_named(storage, "actor", row | sessions | {"effective_per_minute": per_minute}))
-    return sorted(rows, key=lambda row: (-row["sessions"], -row["events"], row["first_sequence"]))
+        rows.append(_named("actor", row | sessions | {"effective_per_minute": per_minute}))
+    return total, rows
 
 
-def _read(storage: Storage, statement: str, by: str, asked: tuple[Any, ...]) -> list[dict[str, Any]]:
-    cursor = storage.file.execute(SQL[statement].replace("{group}", by), asked)
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
+def _read(storage: Storage, statement: str, *asked: Any, **names: str) -> list[dict[str, Any]]:
+    cursor = storage.file.execute(SQL[statement].format(**names), asked)
+    columns = [column[0] for column in cursor.description]
+    return [dict(zip(columns, row, strict=True)) for row in cursor]
 
 
-def _named(storage: Storage, by: str, row: dict[str, Any]) -> dict[str, Any]:
+def _named(by: str, row: dict[str, Any]) -> dict[str, Any]:
     """Put what a row is of first, by its name."""
-    number = row.pop("name")
-    if by == "hour":
-        return {by: _hour_text(number), **row}
-    found = storage.file.execute(SQL["read_name"], (number,)).fetchone()
-    return {by: None if found is None else found[0], **row}
+    number, text = row.pop("name"), row.pop("text")
+    return {by: _hour_text(number) if by == "hour" else text, **row}
 
 
 def _hour_text(hour: int) -> str:

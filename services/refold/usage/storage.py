@@ -6,6 +6,7 @@ Used by `refold.usage.reader`, which adds events to it, and by `refold.usage.rep
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,7 @@ class _Session:
 
 
 class Storage:
-    """The file, held by this process alone until `close`.
+    """The file, held by this process alone until `close`, and used by one thread at a time.
 
     `statuses` are all events by the number of their `Status`, as checkpoints count them.
     """
@@ -83,6 +84,7 @@ class Storage:
         """
         self.path = path
         self.totals = frozenset(totals)
+        self._lock = threading.RLock()
         self._names: dict[str, int] = {}
         self._sections: dict[int, dict[str, int]] = {}
         self._sessions: dict[tuple[int, int, int], _Session] = {}
@@ -110,13 +112,21 @@ class Storage:
             rule = f"cannot be used: {error}; another `refold usage` may run on it"
             raise Refused("bad_setting", rule, field=str(path)) from error
 
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Wait until no other thread uses the file, and keep the others waiting."""
+        with self._lock:
+            yield
+
     def close(self) -> None:
         """Close the file."""
-        self.file.close()
+        with self._lock:
+            self.file.close()
 
     def mark_wrong(self) -> None:
         """Let the file not be opened again."""
-        self.file.execute(SQL["set_format"], (WRONG,))
+        with self._lock:
+            self.file.execute(SQL["set_format"], (WRONG,))
 
     def _load(self) -> None:
         """Read what the next events are compared with."""
@@ -135,6 +145,10 @@ class Storage:
 
     def add(self, events: Sequence[Counted], position: Position) -> None:
         """Count events up to a position, all or none. Raises `StoreFull`, `StoreUnavailable`."""
+        with self._lock:
+            self._add(events, position)
+
+    def _add(self, events: Sequence[Counted], position: Position) -> None:
         rows: dict[Row, list[int]] = {}
         documents: dict[tuple[Row, int], None] = {}
         sessions: dict[_Session, list[int]] = {}
@@ -274,7 +288,7 @@ def _cells(rows: dict[Any, list[int]], row: Any, sequence: int) -> list[int]:
 
 def _opened(path: Path) -> tuple[sqlite3.Connection, tuple[Any, ...] | None]:
     """Open the file and lock it; return what it says of its log, None where it is new."""
-    file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+    file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         file.execute("PRAGMA locking_mode = EXCLUSIVE")
         file.execute("PRAGMA journal_mode = WAL")

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -154,39 +153,40 @@ async def run(settings: Settings) -> None:
         totals = parts_of(settings.usage_totals)
         storage = Storage(settings.data / FILE, (await log.info()).log_id, totals)
         try:
-            counting = Counting(UsageReader(log, projection, storage), storage)
-            running = asyncio.create_task(counting.run(), name="usage")
-            running.add_done_callback(lambda _: stop.set())
+            service = Service(UsageReader(log, projection, storage), storage)
+            counting = asyncio.create_task(service.count(), name="usage")
+            counting.add_done_callback(lambda _: stop.set())
             registry = CollectorRegistry()
             registry.register(_Counted(storage))
             await serve_probes(
                 registry,
                 Listener.choose(settings.probe),
                 stop=stop,
-                readiness=counting.readiness,
-                route=partial(_answer, storage),
+                readiness=service.readiness,
+                route=service.answer,
                 access=Access(
                     hosts=parts_of(settings.http_hosts), cors_origins=parts_of(settings.cors_origins)
                 ),
                 idle_seconds=settings.http_idle_seconds,
             )
-            running.cancel()
+            counting.cancel()
             with suppress(asyncio.CancelledError):
-                await running
+                await counting
         finally:
             storage.close()
 
 
-class Counting:
-    """The reader's loop, and whether it can count."""
+class Service:
+    """Counts, and answers what was counted: one question at a time, so that counting has its turn."""
 
     def __init__(
         self, reader: UsageReader, storage: Storage, *, timer: Callable[[], float] = time.monotonic
     ) -> None:
         self._reader, self._storage, self._timer = reader, storage, timer
         self._advanced, self._fault = timer(), "the last look has not ended"
+        self._asking = asyncio.Lock()
 
-    async def run(self) -> None:
+    async def count(self) -> None:
         """Count what is folded, again and again; what may pass is waited for."""
         while True:
             try:
@@ -203,6 +203,25 @@ class Counting:
         if seconds > SILENT_SECONDS_MAX:
             return not_ready(f"nothing could be counted for {seconds:.0f} s: {self._fault}")
         return json_response({"status": "ready", "sequence": self._storage.position.sequence})
+
+    async def answer(self, scope: Any) -> Response:
+        """Answer `/usage` and `/usage/{namespace}`."""
+        _, first, *rest = scope["path"].split("/")
+        if first != "usage" or len(rest) > 1:
+            return await not_found(scope)
+        given = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        unknown = given.keys() - {"from", "to", "by"}
+        if unknown:
+            name = min(unknown)
+            raise Problem(422, "bad_parameter", f"{name[:40]}: there are from, to and by", field=name[:40])
+        namespace = rest[0] if rest else None
+        times: dict[str, Any] = {"begin": given.get("from"), "end": given.get("to"), "now": time.time_ns()}
+        question = Question.read(namespace, given.get("by"), **times)
+        try:
+            async with self._asking:
+                return json_response(await asyncio.to_thread(answer, self._storage, question))
+        except Refused as error:
+            raise Problem(404, error.reason, str(error), field=error.field) from error
 
     def _note(self) -> None:
         self._advanced, self._fault = self._timer(), "the last look has not ended"
@@ -227,23 +246,3 @@ class _Counted(Collector):
 
 _PARAMETERS: Final = {"begin": "from", "end": "to"}
 """Names of a question's parameters in a query string, where they differ."""
-
-
-async def _answer(storage: Storage, scope: Any) -> Response:
-    """Answer `/usage` and `/usage/{namespace}`."""
-    _, first, *rest = scope["path"].split("/")
-    if first != "usage" or len(rest) > 1:
-        return await not_found(scope)
-    given = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-    unknown = given.keys() - {"from", "to", "by"}
-    if unknown:
-        name = min(unknown)
-        raise Problem(422, "bad_parameter", f"{name[:40]}: there are from, to and by", field=name[:40])
-    namespace = rest[0] if rest else None
-    times: dict[str, Any] = {"begin": given.get("from"), "end": given.get("to"), "now": time.time_ns()}
-    try:
-        return json_response(answer(storage, Question.read(namespace, given.get("by"), **times)))
-    except Refused as error:
-        if error.reason != "namespace_unknown":
-            raise
-        raise Problem(404, error.reason, str(error), field=error.field) from error

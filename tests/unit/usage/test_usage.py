@@ -16,7 +16,7 @@ from refold.core.document import Status
 from refold.core.errors import LogHole, Refused, StoreDiffers
 from refold.log.memory import MemoryLog
 from refold.store.memory import MemoryStore
-from refold.usage import OTHER_SECTIONS, SECTIONS_MAX, Counted, reader
+from refold.usage import OTHER_SECTIONS, SECTIONS_MAX, Counted, reader, report
 from refold.usage import storage as storage_module
 from refold.usage.reader import UsageReader
 from refold.usage.report import COUNTS, Question, answer
@@ -274,6 +274,23 @@ async def test_a_file_in_which_not_every_event_is_counted_once_is_refused(tmp_pa
         storage.file.execute("UPDATE counts SET events = events + 100, effective = effective + 100")
     with pytest.raises(StoreDiffers, match="remove the file to count again"):
         Storage(tmp_path / "usage.sqlite", "log-1")
+
+
+@pytest.mark.parametrize("by", ["actor", "session", "section", "hour"])
+async def test_an_answer_has_a_bounded_number_of_rows_and_the_total_of_all(tmp_path, monkeypatch, by):
+    clock = Clock()
+    log = MemoryLog("log-1", clock=clock)
+    for number, name in enumerate("abbccc"):
+        clock.now = NOON + number * 60 * MINUTE
+        await append(log, name, {"merge": {name: number}, "actor": name})
+    with closing(await counted(log, await project(log), tmp_path / "usage.sqlite")) as storage:
+        all_rows = answer(storage, Question.read("n", by))["rows"]
+        monkeypatch.setattr(report, "ROWS_MAX", 2)
+        found = answer(storage, Question.read("n", by))
+        assert (found["rows"], found["groups"]) == (all_rows[:2], len(all_rows))
+        assert found["total"]["events"] == sum(row["events"] for row in all_rows) == 6
+        names = [row[{"session": "actor"}.get(by, by)].removeprefix("/")[-1] for row in found["rows"]]
+        assert by == "hour" or names == ["c", "b"]
 
 
 @pytest.mark.parametrize(

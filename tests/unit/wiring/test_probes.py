@@ -10,12 +10,16 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from refold.core import json_text
 from refold.core.errors import LogUnavailable
 from refold.gateway.access import Access
 from refold.gateway.responses import json_response
+from refold.log.memory import MemoryLog
+from refold.usage.reader import UsageReader
 from refold.usage.storage import Storage
 from refold.wiring import alerts, usage
 from refold.wiring.probes import application, not_found, not_ready
+from support.projection import append, project
 
 
 def client(
@@ -88,14 +92,31 @@ def test_the_alert_engine_is_not_ready_when_no_round_ends(silent_seconds, status
 async def test_the_usage_service_is_not_ready_when_it_cannot_count(tmp_path, monkeypatch):
     monkeypatch.setattr(usage, "LOOK_SECONDS", 0)
     storage, reader, now = Storage(tmp_path / "usage.sqlite", "log-1"), Cut(), 0.0
-    counting = usage.Counting(reader, storage, timer=lambda: now)
-    running = asyncio.create_task(counting.run())
+    service = usage.Service(reader, storage, timer=lambda: now)
+    counting = asyncio.create_task(service.count())
     for reader.is_cut, now, status in ((True, 4, 200), (True, 6, 503), (False, 8, 200), (True, 14, 503)):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert counting.readiness().status == status, now
-    assert b"log_unavailable: no answer" in counting.readiness().body
-    running.cancel()
+        assert service.readiness().status == status, now
+    assert b"log_unavailable: no answer" in service.readiness().body
+    counting.cancel()
     with suppress(asyncio.CancelledError):
-        await running
+        await counting
+    storage.close()
+
+
+async def test_questions_and_counts_wait_for_the_file_off_the_event_loop(tmp_path):
+    log = MemoryLog("log-1")
+    await append(log, "d", {"put": 1, "actor": "ada"})
+    storage = Storage(tmp_path / "usage.sqlite", "log-1")
+    reader = UsageReader(log, await project(log), storage)
+    service = usage.Service(reader, storage)
+    scope = {"path": "/usage", "query_string": b"by=actor"}
+    with storage.using():
+        waiting = [asyncio.create_task(reader.catch_up()), asyncio.create_task(service.answer(scope))]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not any(each.done() for each in waiting)
+    await asyncio.gather(*waiting)
+    assert json_text.loads((await service.answer(scope)).body)["total"]["events"] == 2
     storage.close()
