@@ -50,7 +50,7 @@ INSTANCES = [
         [(of("refold_ready"), "{{service}} {{instance}}")],
         kind="state-timeline",
         width=12,
-        alerts=["NotReady"],
+        alerts=["NotReady", "UsageNotReady"],
         states=ON_OFF,
     ),
     Panel(
