@@ -109,6 +109,9 @@ def test_usage_is_counted_from_files_by_a_service_and_from_redis_alone_by_a_repl
     up.child("usage").kill()
     last = until(partial(found, write("ada")))
     assert {row["actor"]: row["effective"] for row in last["rows"]} == {"ada": 3, "bob": 1}
+    logs = [*up.data.glob("*.log")]
+    assert {path.stat().st_mode & 0o777 for path in (*logs, up.data / "usage.sqlite")} == {0o600}
+    assert {"usage.log", "gateway.log"} <= {path.name for path in logs}
     printed = run_refold("usage", "used", "--by", "actor", "--data", str(up.data)).stdout.splitlines()
     assert [line.split()[:2] for line in printed] == [
         ["actor", "events"],

@@ -13,6 +13,8 @@ import typer
 from typer._click.exceptions import UsageError
 from typer.core import TyperCommand, TyperGroup
 
+from refold.core.errors import Refused
+
 MARKUP: Final = "markdown"
 
 
@@ -172,6 +174,10 @@ class PlainType(NamedTuple):
             return value
         try:
             return self._convert(value)
+        except Refused as error:
+            if param.param_type_name == "option":
+                error.field = param.opts[0]
+            raise
         except ValueError as error:
             raise typer.BadParameter(str(error), ctx=ctx, param=param) from error
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
+from refold.cli import PlainCommand
 from refold.cli.options import DataOption, Output, make_command, read_time
 from refold.cli.output import json_line, note, print_table, working
 from refold.cli.serve import SERVERS, flags
+from refold.core.errors import Refused
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -23,26 +25,31 @@ SHOW: Final = "show"
 GROUPS_SHOWN: Final = 50
 """Rows of the table by default."""
 
+NAME_CHARS_MAX: Final = 60
+"""Characters of a name in the table."""
+
 Flags = flags(*SERVERS, "usage_totals", "data", "probe", "http_hosts", "cors_origins", "log_level")
 
 
 class UsageGroup(TyperGroup):
-    """A group whose command is `show` where none is named."""
+    """A group whose command is `show` where none is named; its help is that of `show`, which names the others."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Insert `show` before what is neither a command nor a request for help."""
-        is_show = not args or args[0] not in {*self.commands, "--help", "-h"}
-        return super().parse_args(ctx, [SHOW, *args] if is_show else args)
+        """Insert `show` before what is no command."""
+        is_named = args and args[0] in self.commands
+        return super().parse_args(ctx, args if is_named else [SHOW, *args])
 
 
 def show(
     output: Output,
-    namespace: Annotated[
-        str | None, typer.Argument(metavar="NAMESPACE", help="By default all, one in a row.")
-    ] = None,
+    namespace: Annotated[str | None, typer.Argument(metavar="[NAMESPACE]", help="By default all.")] = None,
     by: Annotated[
         str | None,
-        typer.Option("--by", metavar="GROUP", help="hour, actor, type, section or session; by default hour."),
+        typer.Option(
+            "--by",
+            metavar="GROUP",
+            help="namespace, hour, actor, type, section or session; by default hour, and namespace without NAMESPACE.",
+        ),
     ] = None,
     begin: Annotated[
         str | None, typer.Option("--from", parser=read_time, metavar="TIME", help="The first hour.")
@@ -57,20 +64,26 @@ def show(
 ) -> None:
     """Print what was written in a namespace: events by hour, actor, type, section, or sessions by actor.
 
-    The counts are exact. If no usage service runs, the events since the last time are counted first. They are of whole
-    hours: --from and --to are widened. A namespace that is called like a command is printed by `refold usage show`.
+    The counts are exact; --from and --to are widened to whole hours. If no usage service runs, the events since the
+    last time are counted first. `refold usage serve` runs the service. `refold usage show NAMESPACE` also takes a
+    namespace named `show` or `serve`.
     """
     from refold.wiring.service import run_folding
     from refold.wiring.settings import load
     from refold.wiring.usage import read_usage
 
     question = {"namespace": namespace, "by": by, "begin": begin, "end": end}
-    with working() as progress:
-        found = run_folding(read_usage(load(data=data), question, _advance(progress)))
+    try:
+        with working() as progress:
+            found = run_folding(read_usage(load(data=data), question, _advance(progress)))
+    except Refused as error:
+        if error.field in {"by", "from", "to"}:
+            error.field = f"--{error.field}"
+        raise
     if output.is_json:
         json_line(found)
     else:
-        _print(found, limit)
+        print_usage(found, limit)
 
 
 def serve(settings: Flags) -> None:  # type: ignore[valid-type]
@@ -93,7 +106,8 @@ def _advance(progress: Progress) -> Callable[[str, int, int], None]:
     return advanced
 
 
-def _print(found: dict[str, Any], limit: int) -> None:
+def print_usage(found: dict[str, Any], limit: int) -> None:
+    """Print an answer as a table of at most so many rows."""
     rows = found["rows"][:limit]
     by = "actor" if found["by"] == "session" else found["by"]
     columns = [by, *(_SESSIONS if found["by"] == "session" else _COUNTS)]
@@ -140,13 +154,18 @@ def _cell(name: str, row: dict[str, Any]) -> str:
         return "" if name == "effective_per_minute" else "(none)"
     if name == "hour":
         return f"{value[:13]}:00Z"
-    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return _name(value) if isinstance(value, str) else str(value)
+
+
+def _name(text: str) -> str:
+    """Return a name that cannot be taken for what stands in parentheses where there is none."""
+    shown = text if len(text) <= NAME_CHARS_MAX else f"{text[: NAME_CHARS_MAX - 1]}…"
+    return f'"{shown}"' if text.startswith(("(", '"')) else shown
 
 
 usage = typer.Typer(name="usage", cls=UsageGroup)
-ABOUT: Final = """Print what was written in a namespace, counted exactly.
-
-`refold usage NAMESPACE` is `refold usage show NAMESPACE`."""
-usage.callback(help=ABOUT)(lambda: None)
-usage.command(SHOW)(make_command(show))
-usage.command("serve")(make_command(serve))
+usage.callback(help="Print what was written in a namespace, counted exactly.")(lambda: None)
+usage.command(SHOW, cls=PlainCommand)(make_command(show))
+usage.command("serve", cls=PlainCommand)(make_command(serve))

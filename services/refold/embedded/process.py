@@ -18,7 +18,9 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -198,7 +200,7 @@ class LogFile:
     def __init__(self, path: Path) -> None:
         """Append to a file; lines that the disk does not take are dropped and counted."""
         self._path = path
-        self._lines = LossyFile(lambda: path.open("ab", buffering=0), service=path.stem)
+        self._lines = LossyFile(partial(_open_log, path, os.O_APPEND), service=path.stem)
         self._lock = threading.Lock()
         self.tail = b""
 
@@ -223,6 +225,11 @@ class LogFile:
         self._lines.close()
 
 
+def _open_log(path: Path, flags: int) -> FileIO:
+    """Open a log, unbuffered, that other users cannot read."""
+    return FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600), "ab")
+
+
 def _tail(log: Path) -> bytes:
     return log.read_bytes()[-LOG_TAIL_BYTES:] if log.exists() else b""
 
@@ -238,7 +245,7 @@ def _launch(command: Command, held: Iterable[int]) -> subprocess.Popen[bytes]:
     for log in command.logs:
         if log.exists():
             log.replace(log.with_name(log.name + ".1"))
-    printed: Any = command.logs[0].open("xb") if command.logs else nullcontext(subprocess.PIPE)
+    printed: Any = _open_log(command.logs[0], os.O_EXCL) if command.logs else nullcontext(subprocess.PIPE)
     with printed as output:
         return subprocess.Popen(
             tied(command),

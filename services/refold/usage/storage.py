@@ -288,6 +288,7 @@ def _cells(rows: dict[Any, list[int]], row: Any, sequence: int) -> list[int]:
 
 def _opened(path: Path) -> tuple[sqlite3.Connection, tuple[Any, ...] | None]:
     """Open the file and lock it; return what it says of its log, None where it is new."""
+    path.touch(mode=0o600)
     file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         file.execute("PRAGMA locking_mode = EXCLUSIVE")

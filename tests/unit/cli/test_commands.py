@@ -11,6 +11,7 @@ from refold.cli import COMMANDS, app, errors, load
 from refold.cli.options import read_json
 from refold.cli.output import change_summary, print_table, printable
 from refold.cli.serve import flags
+from refold.cli.usage import print_usage
 from refold.core.errors import (
     DocumentAbsent,
     LogUnavailable,
@@ -144,6 +145,30 @@ def test_an_empty_argument_is_not_treated_as_a_file():
 )
 def test_a_usage_line_has_readable_argument_names(run, command, usage):
     assert f"Usage: {usage} " in run(command, "--help").output
+
+
+def test_help_about_usage_shows_what_the_short_form_takes(run):
+    found = run("usage", "--help").output
+    assert all(text in found for text in ("[NAMESPACE]", "--by", "--from", "refold usage serve"))
+
+
+def test_a_bad_value_is_reported_with_its_option(run):
+    for arguments, field in (
+        (("usage", "acme", "--from", "soon"), "--from"),
+        (("usage", "acme", "--by", "colour"), "--by"),
+        (("get", "n/d", "--at", "soon"), "--at"),
+    ):
+        assert run(*arguments).exception.field == field
+
+
+def test_a_name_in_a_table_of_usage_is_cut_and_is_not_taken_for_its_absence(capsys):
+    counts = dict.fromkeys(("events", "effective", "merged", "rejected", "duplicate", "conflicts"), 1)
+    row = counts | dict.fromkeys(("operations", "bytes", "documents", "actors"), 1)
+    names = ["a" * 300, "(none)", '"(none)"', None]
+    rows = [{"actor": name, **row} for name in names]
+    print_usage({"by": "actor", "rows": rows, "groups": 4, "total": counts}, 50)
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["actor", "a" * 59 + "…", '"(none)"', '""(none)""', "(none)", "total"]
 
 
 def test_every_argument_has_a_help_text():

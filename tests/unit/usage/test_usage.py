@@ -267,6 +267,13 @@ async def test_counts_that_are_not_those_of_the_projection_are_an_error_until_th
         (await counted(log, store, path)).close()
 
 
+async def test_other_users_cannot_read_the_file(tmp_path):
+    log, path = MemoryLog("log-1"), tmp_path / "usage.sqlite"
+    await story(log, 1)
+    with closing(await counted(log, await project(log), path)):
+        assert {each.stat().st_mode & 0o777 for each in tmp_path.iterdir()} == {0o600}
+
+
 async def test_a_file_in_which_not_every_event_is_counted_once_is_refused(tmp_path):
     log = MemoryLog("log-1")
     await story(log, 1)
