@@ -13,14 +13,17 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from refold.client.connection import EventStream
-from refold.client.transport import Transport, parse_json
+from refold.client.transport import Transport, parse_json, retry_after_seconds
 from refold.core import json_text
 from refold.core.errors import RefoldError, Refused, ServiceUnavailable, TimedOut
 from refold.core.json_text import Json
 
 PAUSE_SECONDS_MIN: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 30.0
-"""Before the next try to connect: a random time, whose bound doubles with every try that failed."""
+"""Before the next try to connect: a random time, whose bound doubles with every try that failed.
+
+The shortest is an answer's `Retry-After` where that is longer than the first.
+"""
 
 FIRST_SECONDS: Final = 5.0
 SILENCE_SECONDS: Final = 45.0
@@ -106,7 +109,8 @@ class Link:
         self._pause_seconds = min(2 * self._pause_seconds, PAUSE_SECONDS_MAX)
         # `random` would be imported for this alone.
         share = int.from_bytes(os.urandom(4)) / 2**32
-        await self._sleep(PAUSE_SECONDS_MIN + share * (self._pause_seconds - PAUSE_SECONDS_MIN))
+        shortest = max(PAUSE_SECONDS_MIN, retry_after_seconds(error))
+        await self._sleep(shortest + share * (self._pause_seconds - PAUSE_SECONDS_MIN))
 
     def close(self) -> None:
         """Close the connection."""

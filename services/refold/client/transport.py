@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,6 +27,7 @@ from refold.core.errors import (
     VersionUnknown,
 )
 from refold.core.stream import check_document, check_name, path_segment
+from refold.core.timestamp import parse_retry_after
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
@@ -35,6 +37,9 @@ RETRY_SECONDS: Final = 15.0
 RETRY_PAUSE_SECONDS: Final = 0.1
 RETRY_PAUSE_SECONDS_MAX: Final = 2.0
 """Unanswered writes are sent again for `RETRY_SECONDS`; the pause between two tries doubles up to the maximum."""
+
+RETRY_AFTER_SECONDS_MAX: Final = 60.0
+"""The longest pause that an answer can ask for by `Retry-After`."""
 
 TRACESTATE_BYTES_MAX: Final = 512
 """A larger `tracestate` is left out: the service takes no context with it."""
@@ -47,11 +52,12 @@ class Backoff:
         self._deadline = asyncio.get_running_loop().time() + seconds
         self._pause_seconds = RETRY_PAUSE_SECONDS
 
-    async def pause(self) -> bool:
-        """Wait before the next try; return False at once if no time is left for one."""
-        if asyncio.get_running_loop().time() + self._pause_seconds > self._deadline:
+    async def pause(self, seconds_min: float = 0.0) -> bool:
+        """Wait before the next try, at least `seconds_min`; return False at once if no time is left for one."""
+        seconds = max(self._pause_seconds, seconds_min)
+        if asyncio.get_running_loop().time() + seconds > self._deadline:
             return False
-        await asyncio.sleep(self._pause_seconds)
+        await asyncio.sleep(seconds)
         self._pause_seconds = min(2 * self._pause_seconds, RETRY_PAUSE_SECONDS_MAX)
         return True
 
@@ -75,16 +81,16 @@ class Transport:
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
 
     async def request_retrying(self, backoff: Backoff, method: str, path: str, **options: Any) -> Answer:
-        """Send a request, and send it again while it is not answered or the service fails (5xx).
+        """Send a request, and send it again while it is not answered or the service cannot take it (429, 5xx).
 
-        Only for what may arrive twice: a write that carries an id. A service that this client has never reached is
-        not retried: its address may be wrong.
+        An answer's `Retry-After` is the shortest pause before the next try. Only for what may arrive twice: a write
+        that carries an id. A service that this client has never reached is not retried: its address may be wrong.
         """
         while True:
             try:
                 return await self.request(method, path, **options)
-            except (ServiceUnavailable, TimedOut):
-                if not self.was_reached or not await backoff.pause():
+            except (ServiceUnavailable, TimedOut) as error:
+                if not self.was_reached or not await backoff.pause(retry_after_seconds(error)):
                     raise
 
     async def request(
@@ -212,7 +218,10 @@ _KINDS: Final[Mapping[type[RefoldError], int]] = {
 
 
 def read_error(answer: Answer) -> RefoldError:
-    """Return the error that a problem document describes; one of the service has the id of the request in its log."""
+    """Return the error that a problem document describes.
+
+    One of the service has as facts the id of the request in its log, and the `Retry-After` of a 429 or 503.
+    """
     status, problem = answer.status, dict[str, Any]()
     with suppress(Refused):
         parsed = json_text.loads(answer.body)
@@ -222,7 +231,11 @@ def read_error(answer: Answer) -> RefoldError:
     for kind, its_status in _KINDS.items():
         if (status, code) == (its_status, kind.code):
             return kind(detail)
-    logged = {"request_id": found} if (found := answer.headers.get("refold-request-id")) else {}
+    logged: dict[str, object] = {}
+    if request_id := answer.headers.get("refold-request-id"):
+        logged["request_id"] = request_id
+    if status in (429, 503) and (wait := answer.headers.get("retry-after")):
+        logged["retry_after_seconds"] = min(parse_retry_after(wait, now=time.time()), RETRY_AFTER_SECONDS_MAX)
     if status in (408, 504):
         return TimedOut(detail, **logged)
     if status == 429 or status >= 500:
@@ -230,6 +243,12 @@ def read_error(answer: Answer) -> RefoldError:
     # `Refused` adds field and shape to its text, which the detail contains already.
     rule = detail.removeprefix(f"{field}: ").removesuffix(f" (got {shape})")
     return Refused(code or f"http_{status}", rule, field=field, shape=shape)
+
+
+def retry_after_seconds(error: RefoldError) -> float:
+    """Return how long the service asked to wait before the next try; 0 where it did not."""
+    seconds = error.facts.get("retry_after_seconds")
+    return seconds if isinstance(seconds, float) else 0.0
 
 
 def trace_headers() -> dict[str, str]:

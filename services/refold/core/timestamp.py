@@ -29,6 +29,13 @@ _SECONDS_CACHED_MAX: Final = 1_024
 _MILLISECONDS_DIGITS: Final = 11
 """Seconds with so many digits would be after the year 2262."""
 
+_HTTP_DATE: Final = re.compile(
+    r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d:\d\d:\d\d) GMT", re.ASCII
+)
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_RETRY_AFTER_DIGITS_MAX: Final = 9
+"""Thirty years; more digits are cut off."""
+
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
@@ -74,6 +81,23 @@ def parse_time(text: str, field: str = "at", *, now: int | None = None) -> int:
         count, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
         return _checked(now - int(count) * _UNIT_SECONDS[unit] * _SECOND, text, field)
     raise _refused(field, text, "RFC 3339, a date, now, -5m, '5m ago', or unix seconds or milliseconds")
+
+
+def parse_retry_after(text: str, *, now: float) -> float:
+    """Return the seconds that a header `Retry-After` (RFC 9110) asks for, a number or a date; 0 where it is neither.
+
+    `now` is in seconds since 1970.
+    """
+    if text.isascii() and text.isdigit():
+        return float(text[:_RETRY_AFTER_DIGITS_MAX])
+    found = _HTTP_DATE.fullmatch(text)
+    if found is None or found[2] not in _MONTHS:
+        return 0.0
+    try:
+        nanoseconds = parse_rfc3339(f"{found[3]}-{_MONTHS.index(found[2]) + 1:02}-{found[1]}T{found[4]}Z")
+    except Refused:
+        return 0.0
+    return max(0.0, nanoseconds / _SECOND - now)
 
 
 def is_relative(text: str) -> bool:

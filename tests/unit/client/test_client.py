@@ -579,8 +579,8 @@ def pauses(monkeypatch):
     """Record the pauses between retries instead of waiting."""
     pauses = []
 
-    async def pause(self):
-        pauses.append(self)
+    async def pause(self, seconds_min=0.0):
+        pauses.append(seconds_min)
         return len(pauses) < 6
 
     monkeypatch.setattr(transport.Backoff, "pause", pause)
@@ -620,6 +620,34 @@ async def test_a_write_answered_by_a_server_error_is_retried(gateway, refold, pa
     gateway.answer(201, APPLIED)
     assert (await refold.put("acme", "d", 1)).status == "applied"
     assert len(gateway.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "seconds"),
+    [
+        (503, "3", 3.0),
+        (429, "3", 3.0),
+        (503, "100000", 60.0),
+        (503, "Sat, 01 Jan 2000 00:00:00 GMT", 0.0),
+        (503, "soon", 0.0),
+        (502, "3", 0.0),
+    ],
+)
+async def test_the_service_says_how_long_a_write_waits_at_least(
+    gateway, refold, pauses, status, header, seconds
+):
+    gateway.answer(status, {"code": "busy", "detail": "not now"}, {"Retry-After": header})
+    gateway.answer(201, APPLIED)
+    assert (await refold.put("acme", "d", 1)).status == "applied"
+    assert pauses == [seconds]
+
+
+async def test_a_write_that_would_wait_beyond_its_time_is_not_sent_again(gateway, refold):
+    gateway.answer(503, {"code": "busy", "detail": "not now"}, {"Retry-After": "30"})
+    with pytest.raises(ServiceUnavailable, match="not now") as ended:
+        await refold.put("acme", "d", 1)
+    assert ended.value.facts["retry_after_seconds"] == 30.0
+    assert len(gateway.asked) == 1
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 415, 422])
@@ -671,6 +699,10 @@ async def test_retries_are_bounded_in_time_and_back_off(monkeypatch):
     given = transport.Backoff(0.5)
     assert [await given.pause() for _ in range(4)] == [True, True, True, False]
     assert slept == [0.1, 0.2, 0.4]
+    slept.clear()
+    given = transport.Backoff(5.0)
+    assert [await given.pause(seconds) for seconds in (1.0, 0.1, 6.0)] == [True, True, False]
+    assert slept == [1.0, 0.2]
 
 
 def lines(*answers):

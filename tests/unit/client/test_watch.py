@@ -263,6 +263,19 @@ async def test_what_passes_is_waited_for(server, refold):
     assert [it.headers.get("last-event-id") for it in server.asked] == [None, None, None, at(1), at(1), at(1)]
 
 
+async def test_the_service_says_how_long_a_stream_waits_at_least(server, refold, monkeypatch):
+    slept = []
+
+    async def sleep(_, seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr(link.Link, "_sleep", sleep)
+    busy = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"
+    server.add(busy, then_wait(events(snapshot(1, state=1))))
+    await taken(refold.watch("acme", "d"), 1)
+    assert slept == [7.0]
+
+
 async def test_a_service_that_was_never_reached_is_an_error(unused_tcp_port):
     async with Refold(f"http://127.0.0.1:{unused_tcp_port}") as client:
         with pytest.raises(ServiceUnavailable):

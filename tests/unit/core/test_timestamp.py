@@ -11,6 +11,7 @@ from refold.core.timestamp import (
     TIME_MAX_NANOSECONDS,
     TIME_MIN_NANOSECONDS,
     format_time,
+    parse_retry_after,
     parse_rfc3339,
     parse_time,
 )
@@ -171,3 +172,19 @@ def test_a_nonexistent_day_is_reported_as_written(text):
     with pytest.raises(Refused) as refused:
         parse_time(text)
     assert str(refused.value) == f"at: a time must be on a day that the calendar has (got {text!r})"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7.0),
+        ("Thu, 01 Jan 1970 00:17:00 GMT", 20.0),
+        ("Thu, 01 Jan 1970 00:16:00 GMT", 0.0),
+        ("Thu, 31 Feb 1970 00:17:00 GMT", 0.0),
+        ("Thu, 01 Foo 1970 00:17:00 GMT", 0.0),
+        ("1" * 5_000, 111_111_111.0),
+        *((text, 0.0) for text in ("", "soon", "-1", "1.5", "٣")),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text, seconds):
+    assert parse_retry_after(text, now=1_000.0) == seconds

@@ -10,7 +10,6 @@ import hmac
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ from pydantic import AfterValidator, SecretStr
 from refold.alerts import Notice, Notification
 from refold.alerts.notifiers import SEND_SECONDS, NotDelivered, Sender
 from refold.core import json_text
+from refold.core.timestamp import parse_retry_after
 from refold.telemetry.http import LOOPBACK_HOSTS, AddressRefused, post
 
 
@@ -139,15 +139,5 @@ async def deliver(
     if 200 <= response.status < 300:
         return
     is_final = response.status not in (408, 425, 429) and response.status < 500
-    wait = retry_after(response.headers.get("retry-after", ""), now)
+    wait = parse_retry_after(response.headers.get("retry-after", ""), now=now)
     raise NotDelivered(f"{host} answered {response.status}", is_final=is_final, retry_seconds=wait)
-
-
-def retry_after(text: str, now: float) -> float:
-    """Return the seconds that a `Retry-After` asks for, 0 if it asks for none."""
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except (TypeError, ValueError):
-        return 0.0
