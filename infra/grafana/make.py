@@ -86,7 +86,8 @@ def built(board: Board) -> model.Dashboard:
     )
     number = 0
     for title, panels in board.rows.items():
-        made.with_row(dashboard.Row(title))
+        number += 1
+        made.with_row(dashboard.Row(title).id(number))
         for panel in panels:
             number += 1
             made.with_panel(written(panel).id(number))

@@ -62,6 +62,12 @@ def test_expressions_use_labels_that_their_metrics_have():
             assert used <= known, f"{panel.name}: {used - known}"
 
 
+def test_panels_and_rows_have_ids_of_their_own(make):
+    for board in make["BOARDS"]:
+        ids = [panel.id_val or 0 for panel in make["built"](board).panels]
+        assert sorted({*ids, 0}) == [0, *sorted(ids)], board.name
+
+
 def test_every_alert_is_on_a_panel(make):
     titles = {link["title"] for panel in panels() for link in panel.content["links"]}
     assert {f"Runbook: {name}" for name in make["ALERTS"]} <= titles

@@ -40,7 +40,8 @@ def find(name: str) -> Metric | None:
     """Return a metric by the name of its samples; the count and the sum of a histogram are counters."""
     found = METRICS.get(name)
     if found is None:
-        base = METRICS.get(name.removesuffix("_count").removesuffix("_sum"))
-        if base is not None and base.kind == "histogram":
-            return Metric("counter", base.labels)
+        base, _, part = name.rpartition("_")
+        histogram = METRICS.get(base)
+        if part in {"count", "sum"} and histogram is not None and histogram.kind == "histogram":
+            return Metric("counter", histogram.labels)
     return found

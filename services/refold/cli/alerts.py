@@ -40,7 +40,10 @@ def send_test(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Notifiers of the file; by default all.")
     ] = None,
 ) -> None:
-    """Send a test notification through notifiers, once and without the queue. A document is then resolved."""
+    """Send a test notification through notifiers, once and without the queue. A document is then resolved.
+
+    Without `--alerts`, those of the system that runs on the data folder.
+    """
     from refold.wiring.alerts import try_notifiers
     from refold.wiring.settings import load
 

@@ -94,12 +94,21 @@ class Outcomes:
                 outcome = await self._notice(sequence, min(NOTICE_WAIT_SECONDS, left_seconds))
             if outcome is not None:
                 return outcome, "notice"
-            found = await self._found(namespace, document, sequence)
+            failure: StoreError | None = None
+            try:
+                found = await self._look_up(namespace, document, sequence)
+            except StoreError as error:
+                # The log has the event: a store that does not answer makes it pending, not failed.
+                found, failure = None, error
             if found is not None:
                 if not is_lost:
                     await self._note_loss()
                 return found, "looked_up"
             if left_seconds <= 0 or self._consistency.released.is_set():
+                if failure is not None:
+                    get_logger().warning(
+                        "outcome_unknown", sequence=sequence, code=failure.code, error=str(failure)
+                    )
                 return None, "202"
             if is_lost:
                 self._lost_sequence = 0
@@ -125,14 +134,6 @@ class Outcomes:
         except StoreError:
             return
         self._lost_sequence = self._consistency.sequence
-
-    async def _found(self, namespace: str, document: str, sequence: int) -> View | None:
-        try:
-            return await self._look_up(namespace, document, sequence)
-        except StoreError as error:
-            # The log has the event: a store that does not answer makes it pending, not failed.
-            get_logger().warning("outcome_unknown", sequence=sequence, code=error.code, error=str(error))
-            return None
 
 
 def _give_up(awaited: asyncio.Future[View | None]) -> None:

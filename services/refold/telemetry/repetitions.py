@@ -6,6 +6,7 @@ reported when the window ends.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -65,6 +66,7 @@ class Repetitions:
         # In the order in which they began.
         self._windows: dict[Kind, _Window] = {}
         self._timer: threading.Timer | None = None
+        self._wakes_at = math.inf
         self._is_closed = False
 
     def admits(self, kind: Kind) -> bool:
@@ -80,7 +82,7 @@ class Repetitions:
                 window = self._begin(kind, ended)
             window.lines += 1
             is_written = window.lines <= LINES_MAX
-            if not is_written and self._timer is None:
+            if not is_written:
                 self._wake_at_end_of(window)
         self._report_all(ended)
         return is_written
@@ -89,9 +91,7 @@ class Repetitions:
         """End all windows and report what they counted; every later line is written."""
         with self._lock:
             self._is_closed = True
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._cancel_timer()
             ended = [self._end(kind) for kind in list(self._windows)]
         self._report_all(ended)
 
@@ -109,13 +109,22 @@ class Repetitions:
         return Repeated(kind, max(0, window.lines - LINES_MAX), self._now() - window.begun_at)
 
     def _wake_at_end_of(self, window: _Window) -> None:
-        left_seconds = window.begun_at + WINDOW_SECONDS - self._now()
-        timer = threading.Timer(max(0.0, left_seconds), self._end_due)
+        """Set the timer to the end of a window, unless it is set to the same time or an earlier one."""
+        ends_at = window.begun_at + WINDOW_SECONDS
+        if ends_at >= self._wakes_at:
+            return
+        self._cancel_timer()
+        timer = threading.Timer(max(0.0, ends_at - self._now()), self._end_due)
         timer.daemon = True
         # No thread can be started: what is counted is reported with the kind's next window, or at the end.
         with suppress(RuntimeError):
             timer.start()
-            self._timer = timer
+            self._timer, self._wakes_at = timer, ends_at
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._wakes_at = None, math.inf
 
     def _end_due(self) -> None:
         """End the windows that are over; wake again for the next that has counted lines."""
@@ -123,7 +132,7 @@ class Repetitions:
             due_at = self._now() - WINDOW_SECONDS
             due = [kind for kind, window in self._windows.items() if window.begun_at <= due_at]
             ended = [self._end(kind) for kind in due]
-            self._timer = None
+            self._cancel_timer()
             waiting = [window for window in self._windows.values() if window.lines > LINES_MAX]
             if waiting:
                 self._wake_at_end_of(waiting[0])

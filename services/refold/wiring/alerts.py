@@ -22,7 +22,7 @@ from refold.alerts.rules import Rules, load_rules
 from refold.alerts.samples import Target
 from refold.alerts.storage import Storage
 from refold.core.errors import Refused, ServiceUnavailable
-from refold.embedded import no_system, read_endpoints
+from refold.embedded import no_system, read_endpoints, running_settings
 from refold.gateway.responses import Response, json_response
 from refold.telemetry.logging import configure
 from refold.wiring.probes import not_ready, serve_probes
@@ -93,9 +93,9 @@ class Tried(NamedTuple):
 
 
 async def try_notifiers(settings: Settings, names: Sequence[str]) -> dict[str, Tried]:
-    """Send a test notification through the notifiers of these names, or all."""
+    """Send a test notification through these notifiers, or all: of the file, else of the running system."""
     configure("error", service="refold")
-    rules = load_rules(rules_path(settings))
+    rules = load_rules(settings.alerts or _running_rules(settings))
     with suppress(ServiceUnavailable):
         rules = with_gateway(rules, _targets(settings)())
     known = {sender.name: sender for sender in rules.notifier}
@@ -104,6 +104,15 @@ async def try_notifiers(settings: Settings, names: Sequence[str]) -> dict[str, T
             rule = f"there is no such notifier; there are: {', '.join(known) or 'none'}"
             raise Refused("bad_usage", rule, field=name)
     return {name: await _try(known[name], time.time()) for name in dict.fromkeys(names) or known}
+
+
+def _running_rules(settings: Settings) -> Path:
+    """Return the file that the system of the data folder was started with. Raises `Refused` where there is none."""
+    with suppress(ServiceUnavailable):
+        running = {each["setting"]: each["value"] for each in running_settings(settings.data)}
+        if running.get("alerts"):
+            return Path(running["alerts"])
+    return rules_path(settings)
 
 
 async def _try(sender: Sender, now: float) -> Tried:

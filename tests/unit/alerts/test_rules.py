@@ -53,6 +53,10 @@ def test_the_shipped_rules_can_be_read_and_their_runbooks_exist():
             RULE + 'labels = { document = "a" }',
             "line 7, key labels: refold_lag_seconds has no label document",
         ),
+        (
+            RULE.replace("refold_lag_seconds", "refold_commit_seconds_sum_count") + 'take = "rate"',
+            "line 3, key metric: there is no metric",
+        ),
         (RULE + 'by = ["shards"]', "line 7, key by: .* did you mean shard?"),
         (RULE + 'take = "rate"', "line 7, key take: `rate` is taken of a counter, not of a gauge"),
         (RULE + "below = 1", "line 7, key below: give either `above` or `below`"),

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from refold.cli import app
 from refold.core.errors import Refused, ServiceUnavailable
+from refold.embedded import write_endpoints
 from refold.wiring import alerts, system
-from refold.wiring.settings import load
+from refold.wiring.settings import described, load
 from support.system import free_port
 
 RULE = '[[alert]]\nname = "Down"\nmetric = "up"\nbelow = 1\nseverity = "page"\nsummary = "it is down"\n'
@@ -36,6 +37,12 @@ def test_each_notifier_is_tried(rules):
     assert (line["event"], line["alert"]) == ("alert", "RefoldTest")
     found = CliRunner().invoke(app, ["alerts", "test", "sms", "--alerts", str(rules)])
     assert "there is no such notifier; there are: log, ops" in str(found.exception)
+
+
+def test_without_a_file_the_notifiers_of_the_running_system_are_tried(rules, tmp_path):
+    write_endpoints(tmp_path, {"services": {}}, described(load(alerts=rules)))
+    found = CliRunner().invoke(app, ["alerts", "test", "log", "--data", str(tmp_path)])
+    assert (found.exit_code, found.stdout) == (0, "log: written to standard error\n")
 
 
 def test_options_before_the_command_are_refused(rules):

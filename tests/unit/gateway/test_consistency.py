@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from refold.core import json_text
 from refold.core.errors import StoreUnavailable
@@ -251,8 +252,12 @@ async def test_no_outcome_by_the_deadline_returns_none_even_with_the_store_down(
     outcomes: Outcomes, store: Store
 ) -> None:
     assert await outcomes.wait("n", "d", 5, later(0.02)) is None
-    store.is_down = True
-    assert await outcomes.wait("n", "d", 5, later(0.02)) is None
+    store.is_down, store.looks = True, 0
+    with capture_logs() as logged:
+        assert await outcomes.wait("n", "d", 5, later(0.05)) is None
+    # Each look failed, and the request is one line.
+    assert store.looks > 1
+    assert [line["event"] for line in logged] == ["outcome_unknown"]
 
 
 async def test_a_notice_that_arrives_during_a_lookup_is_used(outcomes: Outcomes, store: Store) -> None:

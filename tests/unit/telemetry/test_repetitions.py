@@ -65,6 +65,19 @@ def test_what_is_counted_is_reported_without_a_further_line(clock, reported):
     assert reported == [(LOST, 1, WINDOW_SECONDS)]
 
 
+def test_the_window_that_ends_first_is_reported_first(repetitions, clock, reported):
+    repetitions.admits(LOST)
+    clock.seconds += 3
+    admitted(repetitions, 30, Kind("error", "failed", ""))
+    assert repetitions._timer.interval == WINDOW_SECONDS
+    admitted(repetitions, 30)
+    assert repetitions._timer.interval == WINDOW_SECONDS - 3
+    clock.seconds += WINDOW_SECONDS - 3
+    repetitions._timer.function()
+    assert reported == [(LOST, 11, WINDOW_SECONDS)]
+    assert repetitions._timer.interval == 3
+
+
 def test_levels_and_codes_are_kinds_of_their_own(repetitions, reported):
     kinds = [LOST, LOST._replace(code="log_full"), LOST._replace(level="error")]
     assert [admitted(repetitions, 21, kind) for kind in kinds] == [LINES_MAX] * 3

@@ -63,7 +63,7 @@ class Log(Sender):
                 is_flapping=notice.is_flapping,
                 labels=dict(notice.labels),
                 value=notice.value,
-                summary=notice.summary,
+                summary=notice.summary if notice.status == "firing" else f"over: {notice.summary}",
                 runbook=notice.runbook,
                 notification=notification.key,
             )

@@ -232,7 +232,7 @@ class Client:
                 await asyncio.sleep(RECONNECT_SECONDS)
             else:
                 self.reconnects += 1
-                _log.info("broker_reconnected")
+                _log.info("broker_reconnected", connection=self._dialer.connection_name)
                 return
 
     def _deny(self, message: str) -> None:
@@ -244,7 +244,8 @@ class Client:
     def _lose(self, connection: Connection, error: Exception) -> None:
         if connection is self._connection:
             self._connection = None
-            _log.warning("broker_disconnected", error=repr(error))
+            name = self._dialer.connection_name
+            _log.warning("broker_disconnected", connection=name, error=repr(error))
             self._disconnect(_LOST)
             self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect(), name="reconnect")
 

@@ -59,6 +59,7 @@ class Dialer(NatsClient):
     def __init__(self, url: str, name: str) -> None:
         """Use addresses that are separated by commas. Raises `Refused`: `bad_address`."""
         super().__init__()
+        self.connection_name = name
         self.info: dict[str, Any] = {}
         addresses = url.split(",")
         user, password = credentials_of(addresses)
