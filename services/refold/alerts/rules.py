@@ -54,11 +54,11 @@ FILES: Final = ("url_file", "secret_file", "password_file")
 FAULTS: Final = {
     "missing": "is missing",
     "extra_forbidden": "there is no such key",
-    "tuple_type": 'must be a list, such as ["a"], or of tables, [[alert]]',
+    "tuple_type": 'must be a list, such as ["a"], or of tables, [[…]]',
     "too_short": "must not be empty",
     "too_long": "has more than {max_length} entries",
     "model_type": "must be a table",
-    "mapping_type": "must be a table",
+    "dict_type": "must be a table",
     "string_type": "must be a text",
     "string_pattern_mismatch": "must match {pattern}",
     "union_tag_not_found": "is missing; it is webhook, slack, email, log or documents",
