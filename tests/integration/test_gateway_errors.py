@@ -63,7 +63,7 @@ def test_the_log_lines_of_a_sampled_request_have_its_trace_and_span() -> None:
 
     def begin() -> None:
         tracing = Tracing(spans, ratio=1, now=lambda: 0)
-        request_id, trace = begin_request({"headers": []}, tracing)
+        request_id, trace = begin_request({"path": "/v1/acme/order-1", "headers": []}, tracing)
         assert trace is not None
         assert get_contextvars() == {
             "request_id": request_id.decode(),

@@ -65,7 +65,7 @@ COMMANDS: Final = {
         "logs", "Operate", "Print the log lines of the system on a data folder, of all its parts by time."
     ),
     "profile": Entry(
-        "profile", "Operate", "Profile a running service: where its CPU time goes, sampled every 2 ms."
+        "profile", "Operate", "Profile a running service: what its event loop works on, sampled every 2 ms."
     ),
     "config": Entry("operate", "Operate", "Print the settings that a service started here would use."),
     "psql": Entry(

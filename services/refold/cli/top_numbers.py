@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+from refold.telemetry.metrics import OTHER_NAMESPACES
 from refold.telemetry.metrics.samples import Sample, growth, quantile_of
 
 MINUTE_SECONDS: Final = 60.0
@@ -269,11 +270,16 @@ def _namespaces(history: History) -> list[dict[str, Any]]:
             "rate": growth(before[name]["events"] if name in before else 0, each["events"]) / seconds
             if seconds
             else None,
-            "conflicts_last_minute": conflicts.get(name),
-            "rejected_last_minute": rejected.get(name),
+            "conflicts_last_minute": _of_namespace(conflicts, name),
+            "rejected_last_minute": _of_namespace(rejected, name),
         }
         for name, each in last.items()
     ]
+
+
+def _of_namespace(counts: Mapping[str, float], name: str) -> float | None:
+    """Return a namespace's count; None where it may be among those of the others."""
+    return counts.get(name, None if counts.get(OTHER_NAMESPACES) else 0.0)
 
 
 def _replicas(history: History) -> dict[str, float]:

@@ -85,7 +85,14 @@ def test_conflicts_and_rejections_are_those_of_the_last_minute_or_of_a_younger_p
         history.add(time, "projector", "http://p", scraped(time, *samples, started=started))
         (row,) = numbers(history, time)["namespaces"]
         found = row["conflicts_last_minute"], row["rejected_last_minute"]
-        assert found == {0.0: (None, None), 1.0: (2, 2), 2.0: (50, 50)}[time]
+        assert found == {0.0: (0, 0), 1.0: (2, 2), 2.0: (50, 50)}[time]
+    # Those of a namespace beyond the first 50 are not told apart from others'.
+    others = ((name, {"namespace": "_other"}, 7) for name in names)
+    history.add(3.0, "projector-2", "http://p", scraped(3.0))
+    history.add(4.0, "projector-2", "http://p", scraped(4.0, *others))
+    history.namespaces.append(Answer(4.0, {"late": {"namespace": "late", "documents": 1, "events": 9}}))
+    (row,) = numbers(history, 4.0)["namespaces"]
+    assert (row["conflicts_last_minute"], row["rejected_last_minute"]) == (None, None)
 
 
 def test_requests_of_machines_and_live_streams_are_not_counted():
