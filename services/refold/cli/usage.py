@@ -42,7 +42,7 @@ class UsageGroup(TyperGroup):
 
 def show(
     output: Output,
-    namespace: Annotated[str | None, typer.Argument(metavar="[NAMESPACE]", help="By default all.")] = None,
+    namespace: Annotated[str | None, typer.Argument(metavar="NAMESPACE", help="By default all.")] = None,
     by: Annotated[
         str | None,
         typer.Option(

@@ -17,10 +17,10 @@ FILE: Final = "usage.sqlite"
 HOUR_NANOSECONDS: Final = 3_600 * 1_000_000_000
 
 SESSION_GAP_NANOSECONDS: Final = 300 * 1_000_000_000
-"""A session ends where its next event comes this much later, or more."""
+"""Events of a session are less than this apart; a later event begins another session."""
 
 SECTIONS_MAX: Final = 200
-"""Sections of a namespace that are counted by name, the first that come; the others are `OTHER_SECTIONS`."""
+"""Sections of a namespace that are counted by name, the first in the log; the others are `OTHER_SECTIONS`."""
 
 OTHER_SECTIONS: Final = "…"
 """No section has this name: those begin with a slash."""
@@ -29,7 +29,7 @@ WHOLE_DOCUMENT: Final = ""
 """The section of an operation on a whole state, as a JSON pointer."""
 
 TEXT_CHARS_MAX: Final = 256
-"""Characters of an actor, a type, a session or a section; those that begin with the same so many are counted as one."""
+"""Characters of an actor, a type, a session or a section. Longer ones are cut, so those of one beginning are one."""
 
 
 class Counted(NamedTuple):

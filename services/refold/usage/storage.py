@@ -124,7 +124,7 @@ class Storage:
             self.file.close()
 
     def mark_wrong(self) -> None:
-        """Let the file not be opened again."""
+        """Mark the file, so that it is refused when it is opened again."""
         with self._lock:
             self.file.execute(SQL["set_format"], (WRONG,))
 

@@ -187,7 +187,7 @@ class Service:
         self._asking = asyncio.Lock()
 
     async def count(self) -> None:
-        """Count what is folded, again and again; what may pass is waited for."""
+        """Count what is folded, again and again; after a transient error too."""
         while True:
             try:
                 await self._reader.catch_up(lambda _, __: self._note())
