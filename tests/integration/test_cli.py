@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -338,11 +339,18 @@ def test_an_unreachable_service_exits_3(refold):
     assert refold("status", "--checks", "--url", "http://127.0.0.1:9").code == 3
 
 
+def test_a_service_that_accepts_and_never_answers_exits_3(refold, monkeypatch):
+    monkeypatch.setattr("refold.cli.operate.HEALTH_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert refold("status", "--checks", "--url", url).code == 3
+
+
 def test_the_checks_are_printed_as_a_table(refold):
     health = printed(refold("status", "--checks", "--json"))
     assert health["status"] == "pass"
     table = refold("status", "--checks").out.splitlines()
-    assert table[0].split() == ["check", "of", "status", "value", "limit"]
+    assert table[0].split() == ["check", "status", "value", "limit", "of"]
     assert {line.split()[0] for line in table[1:-1]} == health["checks"].keys()
     assert table[-1] == "pass"
 
@@ -357,7 +365,7 @@ def test_a_check_that_fails_exits_1(refold, monkeypatch):
     monkeypatch.setattr("refold.client.Refold.health", failing)
     found = refold("status", "--checks")
     assert (found.code, found.out.splitlines()[-1]) == (1, "fail")
-    assert "it is full" in found.out
+    assert "fail  log:utilization: it is full (first found 2026Z)" in found.out.splitlines()
     assert printed(refold("status", "--checks", "--json"), code=1) == health
 
 

@@ -168,6 +168,15 @@ async def test_readiness_is_answered_while_a_store_is_slow_to_cancel_a_query(
     assert (view["unreachable"], view["detail"]) == (["postgres"], "postgres: timed_out: no answer in 0.01 s")
 
 
+async def test_the_status_does_not_wait_for_a_store_that_hangs(
+    gateway: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "CHECK_SECONDS", 0.01)
+    gateway.store.checkpoints = asyncio.Event().wait  # type: ignore[assignment]
+    view = problem(await gateway.client.get("/status"), 503, "store_unavailable")
+    assert "/health" in view["detail"]
+
+
 async def test_an_unexpected_error_is_a_problem_document(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

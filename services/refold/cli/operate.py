@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -19,13 +19,16 @@ from refold.cli.options import (
     make_command,
     read_json,
 )
-from refold.cli.output import json_array, json_line, print_table, say
+from refold.cli.output import json_array, json_line, print_table, printable, say, short_time
 from refold.core.errors import DocumentAbsent, Refused
 from refold.embedded import DEFAULT_DATA, no_system, running_settings
 
 if TYPE_CHECKING:
     from refold.client import Namespace, Outcome, Refold
     from refold.core.json_text import Json
+
+HEALTH_SECONDS: Final = 5.0
+"""A gateway answers `/health` within 2 s; one that takes longer than this does not answer."""
 
 
 async def status(
@@ -236,32 +239,27 @@ def _postgres_url(system: System) -> str:
 
 
 async def _print_checks(system: System, output: Output) -> None:
-    """Print `/health`, and exit with 1 where a check fails."""
-    async with system.client() as refold:
+    """Print `/health`; exit with 1 where a check fails."""
+    async with system.client(timeout_seconds=HEALTH_SECONDS) as refold:
         health = await refold.health()
     if output.is_json:
         json_line(health)
     else:
-        rows = [(name, *_cells(each)) for name, found in health["checks"].items() for each in found]
-        print_table(("check", "of", "status", "value", "limit", "since", "output"), rows)
+        found = [(name, each) for name, findings in health["checks"].items() for each in findings]
+        print_table(("check", "status", "value", "limit", "of"), [_cells(*each) for each in found])
+        for name, each in found:
+            if each["status"] != "pass":
+                about = f"{name} of {each['componentId']}" if "componentId" in each else name
+                since = f"first found {short_time(each['since'])}"
+                say(printable(f"{each['status']}  {about}: {each.get('output', '')} ({since})"))
         say(health["status"], {"pass": "green", "warn": "yellow"}.get(health["status"], "red"))
     if health["status"] == "fail":
         raise typer.Exit(1)
 
 
-def _cells(finding: dict[str, Any]) -> tuple[Any, ...]:
-    value, limit = finding.get("observedValue", ""), finding.get("limit", "")
-    measured = f"{value} {finding.get('observedUnit', '')}".rstrip()
-    # All but what is wrong is recent.
-    since = "" if finding["status"] == "pass" else finding["since"]
-    return (
-        finding.get("componentId", ""),
-        finding["status"],
-        measured,
-        limit,
-        since,
-        finding.get("output", ""),
-    )
+def _cells(name: str, finding: dict[str, Any]) -> tuple[Any, ...]:
+    measured = f"{finding.get('observedValue', '')} {finding.get('observedUnit', '')}".rstrip()
+    return name, finding["status"], measured, finding.get("limit", ""), finding.get("componentId", "")
 
 
 def _print_status(system: System, facts: dict[str, Any], namespaces: tuple[Namespace, ...]) -> None:

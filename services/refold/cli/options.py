@@ -136,11 +136,12 @@ class System:
         """Return the addresses that the data folder's `refold up` wrote; none if it does not run."""
         return read_endpoints(self.data or DEFAULT_DATA)
 
-    def client(self) -> Refold:
-        """Return a client of the system, to be used in an `async with` block."""
+    def client(self, **options: float) -> Refold:
+        """Return a client of the system, to be used in an `async with` block; `options` are those of `Refold`."""
         from refold.client import Refold
 
-        return Refold(self.gateway_url(), trace=partial(typer.echo, err=True) if self.verbose else None)
+        trace = partial(typer.echo, err=True) if self.verbose else None
+        return Refold(self.gateway_url(), trace=trace, **options)
 
 
 def make_command(function: Callable[..., Any]) -> Callable[..., None]:

@@ -26,7 +26,7 @@ NUMBERS: Final = frozenset(
         *("sessions", "seconds", "longest", "per minute"),
     }
 )
-LONG: Final = frozenset({"change", "state", "detail", "value", "what it is"})
+LONG: Final = frozenset({"change", "state", "detail", "value", "of", "what it is"})
 PIPED_COLUMNS: Final = 200
 """Width of what `rich` prints when it is not on a terminal."""
 

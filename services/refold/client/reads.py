@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any, Final, Literal, Unpack, overload
 
 from refold.client.connection import Answer
@@ -24,6 +25,7 @@ from refold.client.responses import (
     read_rejection,
 )
 from refold.client.transport import Transport, document_path, namespace_path, parse_json, read_error
+from refold.core.errors import Refused, ServiceUnavailable
 
 ITEMS_PAGE: Final = 1_000
 
@@ -247,14 +249,25 @@ class Reader:
         return status
 
     async def health(self) -> dict[str, Any]:
-        """Return the system's health as health+json; its `status` is `pass`, `warn` or `fail`."""
-        answer = await self._transport.request("GET", "/health", also=(503,))
-        found = parse_json(answer)
-        if "checks" not in found:
+        """Return the system's health as health+json; its `status` is `pass`, `warn` or `fail`.
+
+        Raises `ServiceUnavailable` for any other answer.
+        """
+        # Whatever is answered is read here: a load balancer or another service says nothing about this system.
+        answer = await self._transport.request("GET", "/health", also=tuple(range(300, 600)))
+        with suppress(Refused):
+            found: Any = parse_json(answer)
+            if (
+                isinstance(found, dict)
+                and found.get("status") in ("pass", "warn", "fail")
+                and "checks" in found
+            ):
+                return found
+        error = read_error(answer)
+        if isinstance(error, ServiceUnavailable):
             # The gateway is busy, or blocked.
-            raise read_error(answer)
-        health: dict[str, Any] = found
-        return health
+            raise error
+        raise ServiceUnavailable(f"/health is answered {answer.status}, without health+json: {error}")
 
     async def _read(self, path: str, **options: Any) -> Answer:
         """Read what is not behind what this client was sent."""

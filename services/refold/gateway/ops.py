@@ -12,7 +12,7 @@ import orjson
 import yaml
 from starlette.requests import Request
 
-from refold.core.errors import ProjectionBehind, RefoldError, TimedOut
+from refold.core.errors import ProjectionBehind, RefoldError, StoreUnavailable, TimedOut
 from refold.core.json_text import Json
 from refold.gateway.context import Context, context_of
 from refold.gateway.requests import refuse_query
@@ -82,7 +82,11 @@ async def read_status(request: Request) -> Response:
     """Describe the system, and how far each partition is folded."""
     refuse_query(request)
     context = context_of(request)
-    checkpoints = await context.store.checkpoints()
+    try:
+        checkpoints = await within(context.store.checkpoints(), CHECK_SECONDS)
+    except TimeoutError as error:
+        message = f"the store has not answered within {CHECK_SECONDS:g} s; /health says more"
+        raise StoreUnavailable(message) from error
     info = await context.log.info()
     # Partitions share a few sequences.
     sequences = {checkpoint.read_sequence for checkpoint in checkpoints}

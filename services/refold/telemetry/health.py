@@ -15,6 +15,7 @@ from refold.core.errors import RefoldError
 from refold.core.json_text import Json
 from refold.core.timestamp import format_time
 from refold.telemetry import redacted_text
+from refold.telemetry.logging import get_logger
 
 T = TypeVar("T")
 
@@ -164,3 +165,6 @@ async def _findings(check: Check, seconds: float) -> Sequence[Finding]:
         return [Finding(name=check.name, status="fail", output=f"no answer within {seconds:.1f} s")]
     except RefoldError as error:
         return [Finding.failed(check.name, error)]
+    except Exception as error:  # noqa: BLE001 - a bug in one check hides nothing of what the others find.
+        get_logger().exception("check_failed", check=check.name)
+        return [Finding(name=check.name, status="fail", output=f"internal: {type(error).__name__}: {error}")]

@@ -52,8 +52,9 @@ from refold.telemetry.metrics.gateway import CacheMetrics, GatewayMetrics, LiveM
 from refold.telemetry.metrics.process import BrokerMetrics, ServiceMetrics
 from refold.wiring.broker import watching_storage_limit
 from refold.wiring.gateway_stores import GatewayStores, opened_stores
-from refold.wiring.health import answering_status, health_of
+from refold.wiring.health import health_of
 from refold.wiring.http_server import connections_max, serve
+from refold.wiring.instances import answering_status
 from refold.wiring.probes import NEWEST_MIGRATION
 from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import open_log

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -16,20 +15,25 @@ from typing import Any, Final
 from prometheus_client.parser import text_string_to_metric_families
 
 from refold import __version__
-from refold.core import json_text
 from refold.core.errors import LogError, LogUnavailable, RefoldError
-from refold.core.stream import PARTITIONS, parse_shard
+from refold.core.stream import PARTITIONS
 from refold.gateway.consistency import Consistency
-from refold.log import CONTROL_SUBJECT, GATEWAY_SUBJECT, LogInfo, Replicas, lag_seconds
+from refold.log import LogInfo, Replicas, lag_seconds
 from refold.log.jetstream import JetStreamLog
-from refold.log.jetstream.client import Client
-from refold.log.jetstream.protocol import message_frame
 from refold.log.jetstream.stream import check_log
 from refold.projector import FOLDING, Stage
 from refold.telemetry import instance
 from refold.telemetry.health import Check, Finding, Health, Status, within
 from refold.telemetry.http import get
 from refold.wiring.gateway_stores import GatewayStores
+from refold.wiring.instances import (
+    Answer,
+    ProjectorAnswer,
+    ask_instances,
+    owner_counts,
+    owners_of,
+    projectors,
+)
 from refold.wiring.settings import Settings
 from refold.wiring.stores import ConnectedStore
 
@@ -46,30 +50,9 @@ CLOCK_SECONDS: Final = 1.0
 LOG_CHECK_AGE_SECONDS: Final = 180.0
 """How long ago the projectors may have compared the log with their checkpoints, which they do every minute."""
 
-QUIET_SECONDS: Final = 0.1
-"""Once every partition has an owner, no answer for this long ends the wait for further instances."""
-
 ALERT_STATE: Final = "refold_alert_state"
 FIRING: Final = 2
 """The alert engine's metric of each alert, and its value where the alert fires."""
-
-ANSWERS_MAX: Final = 1_000
-
-
-@contextmanager
-def answering_status(client: Client) -> Iterator[None]:
-    """Within the block, say on `refold.control` which instance of the gateway this is, and its version."""
-    body = json_text.dumps({"service": "gateway", "instance": instance(), "version": __version__})
-
-    def take(_: bytes, reply: bytes, __: bytes, ___: bytes) -> None:
-        if reply:
-            client.write_if_connected(message_frame(reply, body))
-
-    subscription = client.subscribe(GATEWAY_SUBJECT, take)
-    try:
-        yield
-    finally:
-        client.unsubscribe(subscription)
 
 
 def health_of(
@@ -106,23 +89,29 @@ async def check_alerts(url: str, seconds: float) -> list[Finding]:
 
 @dataclass(slots=True, kw_only=True)
 class _Checks:
-    """What the checks need. `info` is the log's state in this run, None where it could not be read."""
+    """What the checks need, and what this run has found so far: whether NATS answers, and the log's state if it could
+    be read. Where NATS does not answer, nothing is said of what is asked through it.
+    """
 
     log: JetStreamLog
     stores: GatewayStores
     consistency: Consistency
     lag_seconds_max: float
+    has_broker: bool = field(default=False, init=False)
     info: LogInfo | None = field(default=None, init=False)
 
     async def nats(self, _: float) -> list[Finding]:
-        started = perf_counter()
+        started, self.has_broker = perf_counter(), False
+        if not self.log.client.is_connected:
+            raise LogUnavailable("not connected to the broker")
         await self.log.client.flush()
+        self.has_broker = True
         return [_response("nats:responseTime", perf_counter() - started)]
 
     async def state(self, _: float) -> list[Finding]:
         self.info = None
-        if not self.log.client.is_connected:
-            raise LogUnavailable("not connected to the broker")
+        if not self.has_broker:
+            return []
         self.info = info = await self.log.info()
         found = [Finding(name="log:configuration", value=info.log_id)]
         try:
@@ -175,59 +164,36 @@ class _Checks:
 
     async def instances(self, seconds: float) -> list[Finding]:
         """Ask all projectors and gateways what they are doing."""
+        if not self.has_broker:
+            return [_keys([], self.stores.key_problem)]
         stores = [source.name for source in self._sources] or [""]
-        answers = await _answers(self.log.client, stores, seconds)
-        projectors = [each for each in answers if each.get("service") == "projector"]
-        owners = [_owner(store, projectors) for store in stores]
-        keys = sorted({each["problem"] for each in projectors if each.get("problem")})
-        keys += [self.stores.key_problem] if self.stores.key_problem else []
+        answers = await ask_instances(self.log.client, stores, 0.9 * seconds)
+        asked = projectors(answers)
         return [
-            *map(_stage, projectors),
-            *_degraded([[owner] for owner in owners]),
+            *map(_stage, asked),
+            *_degraded([[_owner(store, asked)] for store in stores]),
             *await self._lag(),
-            *_ages(projectors),
-            Finding.limited("keys:problems", len(keys), warn=0, unit="problems", output="; ".join(keys)),
+            *_ages(asked),
+            _keys(asked, self.stores.key_problem),
             _versions(answers),
         ]
 
     async def _lag(self) -> list[Finding]:
-        info, folded = self.info, self.consistency.sequence
+        """Return how far the projection is behind the log, in each of several stores."""
+        info = self.info
         if info is None:
             return []
-        seconds, events = await lag_seconds(self.log, info, folded), max(0, info.last_sequence - folded)
-        output = f"the projection is behind the log by {events:,} events"
-        limit = self.lag_seconds_max
-        return [
-            Finding(name="projector:lagEvents", value=events, unit="events"),
-            Finding.limited("projector:lagSeconds", seconds, warn=limit, fail=limit, unit="s", output=output),
-        ]
-
-
-async def _answers(client: Client, stores: Sequence[str], seconds: float) -> list[dict[str, Any]]:
-    """Ask every projector and gateway; return the answers once all partitions have owners, or time is up."""
-    found: list[dict[str, Any]] = []
-    arrived, inbox = asyncio.Event(), client.new_inbox()
-
-    def take(_: bytes, __: bytes, ___: bytes, body: bytes) -> None:
-        # An empty body is the broker's answer where nothing is subscribed.
-        if body and len(found) < ANSWERS_MAX:
-            found.append(json_text.object_in(body))
-            arrived.set()
-
-    subscription = client.subscribe(inbox, take)
-    try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0.9 * seconds):
-                for subject in (CONTROL_SUBJECT, GATEWAY_SUBJECT):
-                    client.write(message_frame(subject.encode(), b"", reply=inbox.encode()))
-                while True:
-                    is_complete = all(_owner(store, found).status == "pass" for store in stores)
-                    async with asyncio.timeout(QUIET_SECONDS if is_complete else None):
-                        await arrived.wait()
-                        arrived.clear()
-    finally:
-        client.unsubscribe(subscription)
-    return found
+        folded = {each.name: min(each.sequences) for each in self._sources}
+        folded = folded or {"": self.consistency.sequence}
+        seconds = await asyncio.gather(
+            *(lag_seconds(self.log, info, sequence) for sequence in folded.values())
+        )
+        return _degraded(
+            [
+                _behind(store, max(0, info.last_sequence - sequence), each, self.lag_seconds_max)
+                for (store, sequence), each in zip(folded.items(), seconds, strict=True)
+            ]
+        )
 
 
 def _response(name: str, seconds: float) -> Finding:
@@ -278,41 +244,52 @@ def _migration(store: str, applied: int, known: int) -> Finding:
     )
 
 
-def _stage(answer: dict[str, Any]) -> Finding:
-    stage = answer.get("stage")
-    is_folding = stage in {each.value for each in FOLDING} and not answer.get("error")
+def _stage(answer: ProjectorAnswer) -> Finding:
+    stage, error = answer["stage"], answer.get("error")
+    is_folding = stage in {each.value for each in FOLDING} and not error
     status: Status = "pass" if is_folding else "warn" if stage == Stage.starting.value else "fail"
-    output = "" if is_folding else f"{stage}: {answer.get('error')}"
-    component = str(answer.get("instance"))
-    return Finding(name="projector:stage", status=status, value=stage, output=output, component=component)
+    output = "" if is_folding else f"{stage}: {error}" if error else stage
+    return Finding(
+        name="projector:stage", status=status, value=stage, output=output, component=answer["instance"]
+    )
 
 
-def _owner(store: str, answers: Sequence[dict[str, Any]]) -> Finding:
+def _owner(store: str, answers: Sequence[ProjectorAnswer]) -> Finding:
     """Return whether each partition is folded into a store, or the only one, by exactly one projector."""
-    working = [each for each in answers if each.get("stage") == Stage.working.value]
-    owners = [each for each in working if not store or each.get("store") == store]
-    owned = [0] * PARTITIONS
-    for each in owners:
-        for partition in parse_shard(str(each.get("shard"))):
-            owned[partition] += 1
-    lacking, several = owned.count(0), sum(count > 1 for count in owned)
+    counts = owner_counts(store, answers)
+    lacking, several = counts.count(0), sum(count > 1 for count in counts)
     output = f"{lacking} of {PARTITIONS} partitions have no owner" if lacking else ""
     if not answers:
         output = "no projector answered"
     elif several:
         output = f"{several} of {PARTITIONS} partitions have several owners"
-    names = ", ".join(sorted(str(each.get("instance")) for each in owners))
+    names = ", ".join(sorted(each["instance"] for each in owners_of(store, answers)))
     status: Status = "fail" if output else "pass"
-    return Finding(name="projector:owner", status=status, value=names, output=output, component=store)
+    return Finding(name="projector:owner", status=status, value=names or None, output=output, component=store)
 
 
-def _ages(projectors: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+def _behind(store: str, events: int, seconds: float, seconds_max: float) -> list[Finding]:
+    """Return the lag of a store, or of the only one."""
+    output = f"{store or 'the projection'} is behind the log by {events:,} events"
+    limited = Finding.limited(
+        "projector:lagSeconds", seconds, warn=seconds_max, fail=seconds_max, unit="s", output=output
+    )
+    counted = Finding(name="projector:lagEvents", value=events, unit="events", component=store)
+    return [counted, replace(limited, component=store)]
+
+
+def _keys(answers: Sequence[ProjectorAnswer], own_problem: str | None) -> Finding:
+    """Return what projectors and this gateway say about the keys of the stores."""
+    found = sorted({problem for each in answers if (problem := each.get("problem"))})
+    found += [own_problem] if own_problem else []
+    return Finding.limited("keys:problems", len(found), warn=0, unit="problems", output="; ".join(found))
+
+
+def _ages(answers: Sequence[ProjectorAnswer]) -> Iterator[Finding]:
     """Yield how long ago there was a commit, and how long ago each working projector compared the log."""
-    working = [each for each in projectors if each.get("stage") == Stage.working.value]
-    committed = [each["commit_age_seconds"] for each in working if each.get("commit_age_seconds") is not None]
-    checked = [
-        each["log_check_age_seconds"] for each in working if each.get("log_check_age_seconds") is not None
-    ]
+    working = owners_of("", answers)
+    committed = [age for each in working if (age := each.get("commit_age_seconds")) is not None]
+    checked = [age for each in working if (age := each.get("log_check_age_seconds")) is not None]
     if committed:
         yield Finding(name="projector:lastCommit", value=min(committed), unit="s")
     if checked:
@@ -322,9 +299,9 @@ def _ages(projectors: Sequence[dict[str, Any]]) -> Iterator[Finding]:
         )
 
 
-def _versions(answers: Sequence[dict[str, Any]]) -> Finding:
+def _versions(answers: Sequence[Answer]) -> Finding:
     own = {instance(): __version__}
-    found = own | {str(each.get("instance")): str(each.get("version")) for each in answers}
+    found = own | {each["instance"]: each["version"] for each in answers}
     versions = sorted(set(found.values()))
     output = ", ".join(f"{name}: {version}" for name, version in sorted(found.items()))
     return Finding.limited("builds:versions", len(versions), warn=1, unit="versions", output=output)

@@ -908,3 +908,16 @@ async def test_a_transaction_that_was_not_answered_is_sent_again_under_its_id(ga
     first, second = gateway.asked
     assert first.headers["Idempotency-Key"] == second.headers["Idempotency-Key"]
     assert first.content == second.content
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(503, "<html>"), (404, "<html>"), (200, "{}"), (200, '{"status": "UP", "checks": []}'), (302, "")],
+)
+async def test_any_other_answer_than_health_is_no_answer(status: int, text: str) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    async with RawTestServer(answer) as server, Refold(str(server.make_url(""))) as refold:
+        with pytest.raises(ServiceUnavailable, match=str(status)):
+            await refold.health()

@@ -71,6 +71,16 @@ async def test_checks_that_hang_leave_time_to_those_after_them(monkeypatch: pyte
     assert sum(each[0]["seconds"] for each in found.values()) <= 2 * health.RUN_SECONDS
 
 
+async def test_an_error_that_a_check_does_not_expect_hides_nothing_of_the_others() -> None:
+    async def run(_: float) -> Sequence[Finding]:
+        raise ValueError("x")
+
+    report = await Health([Check("a:b", run), finds("z:last")]).report()
+    found = report.view["checks"]
+    assert (found["a:b"][0]["status"], found["z:last"][0]["status"]) == ("fail", "pass")
+    assert found["a:b"][0]["output"] == "internal: ValueError: x"
+
+
 async def test_since_is_when_the_status_last_changed() -> None:
     times = count(1)
     statuses: list[Status] = ["pass", "pass", "fail", "fail", "pass"]

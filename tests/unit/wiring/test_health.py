@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from refold.log import Replicas
+from refold.log.memory import MemoryLog
 from refold.telemetry.health import Finding
 from refold.wiring.health import (
+    _Checks,
     _clock,
     _degraded,
     _owner,
@@ -20,10 +24,13 @@ from refold.wiring.health import (
     _versions,
     check_alerts,
 )
+from refold.wiring.instances import read_answer
+from support.projection import append
 
 
 def projector(instance: str, shard: str = "0-63", *, stage: str = "working", **facts: str) -> dict[str, Any]:
-    return {"service": "projector", "instance": instance, "shard": shard, "stage": stage, **facts}
+    about = {"service": "projector", "instance": instance, "version": "1"}
+    return {**about, "shard": shard, "stage": stage, **facts}
 
 
 @pytest.mark.parametrize(
@@ -45,8 +52,56 @@ def test_every_partition_has_one_owner(answers: list[dict[str, Any]], status: st
 
 def test_each_of_several_stores_has_owners_of_its_own() -> None:
     answers = [projector("a", store="files"), projector("b", store="redis")]
-    assert [_owner(store, answers).value for store in ("files", "redis", "postgres")] == ["a", "b", ""]
+    assert [_owner(store, answers).value for store in ("files", "redis", "postgres")] == ["a", "b", None]
     assert _owner("postgres", answers).status == "fail"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"x",
+        b"[]",
+        b"{}",
+        orjson.dumps(projector("a", "9-1")),
+        orjson.dumps(projector("a") | {"commit_age_seconds": "x"}),
+        orjson.dumps(projector("a") | {"instance": None}),
+    ],
+)
+def test_an_answer_that_is_not_valid_is_left_out(body: bytes) -> None:
+    assert read_answer(body) is None
+    assert read_answer(orjson.dumps(projector("a") | {"commit_age_seconds": 1.5, "new": 1})) is not None
+
+
+def checks_of(log: MemoryLog, folded: dict[str, int]) -> _Checks:
+    sources = [SimpleNamespace(name=name, sequences=[sequence] * 64) for name, sequence in folded.items()]
+    stores = SimpleNamespace(sources=SimpleNamespace(stores=sources), key_problem=None)
+    return _Checks(
+        log=cast(Any, log), stores=cast(Any, stores), consistency=cast(Any, None), lag_seconds_max=-1
+    )
+
+
+async def test_each_of_several_stores_has_a_lag_of_its_own() -> None:
+    log = MemoryLog("log-1")
+    for _ in range(10):
+        sequence = await append(log, "a", {"put": 1})
+    for folded, statuses in (
+        ({"postgres": sequence - 9, "files": sequence - 9}, ["fail", "fail"]),
+        ({"postgres": sequence - 9}, ["fail"]),
+    ):
+        checks = checks_of(log, folded)
+        checks.info = await log.info()
+        found = await checks._lag()
+        events = {each.component: each.value for each in found if each.name == "projector:lagEvents"}
+        assert events == dict.fromkeys(folded, 9)
+        seconds = [each for each in found if each.name == "projector:lagSeconds"]
+        assert [each.status for each in seconds] == statuses
+        assert seconds[0].output == "postgres is behind the log by 9 events"
+
+
+async def test_where_nats_does_not_answer_nothing_is_said_of_what_is_asked_through_it() -> None:
+    checks = checks_of(MemoryLog("log-1"), {"postgres": 0})
+    assert await checks.state(1.0) == []
+    assert [each.name for each in await checks.instances(1.0)] == ["keys:problems"]
 
 
 def test_a_failure_is_a_warning_while_another_store_has_none() -> None:

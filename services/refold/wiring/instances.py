@@ -1,0 +1,136 @@
+"""Ask the projectors and gateways of a system what they are doing, on `refold.control`, and answer for a gateway.
+
+Used by the gateway's composition, for `/readyz`, and by `refold.wiring.health`, for `/health`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Annotated, Final, Literal, NotRequired
+
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # Pydantic needs this one before Python 3.12.
+
+from refold import __version__
+from refold.core import json_text
+from refold.core.errors import Refused
+from refold.core.stream import PARTITIONS, parse_shard
+from refold.log import CONTROL_SUBJECT, GATEWAY_SUBJECT
+from refold.log.jetstream.client import Client
+from refold.log.jetstream.protocol import message_frame
+from refold.projector import Stage
+from refold.telemetry import instance
+
+QUIET_SECONDS: Final = 0.1
+"""Once every partition has an owner, no answer for this long ends the wait for further instances."""
+
+ANSWERS_MAX: Final = 1_000
+
+
+def _check_shard(text: str) -> str:
+    try:
+        parse_shard(text)
+    except Refused as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+class ProjectorAnswer(TypedDict):
+    """What a projector says of itself; one of another version may lack what is not required."""
+
+    service: Literal["projector"]
+    instance: str
+    version: str
+    stage: str
+    shard: Annotated[str, AfterValidator(_check_shard)]
+    store: NotRequired[str]
+    error: NotRequired[str]
+    problem: NotRequired[str | None]
+    commit_age_seconds: NotRequired[float | None]
+    log_check_age_seconds: NotRequired[float | None]
+
+
+class GatewayAnswer(TypedDict):
+    """What a gateway says of itself."""
+
+    service: Literal["gateway"]
+    instance: str
+    version: str
+
+
+Answer = ProjectorAnswer | GatewayAnswer
+
+_ANSWER: Final[TypeAdapter[Answer]] = TypeAdapter(Answer)
+
+
+@contextmanager
+def answering_status(client: Client) -> Iterator[None]:
+    """Within the block, say on `refold.control` which instance of the gateway this is, and its version."""
+    body = json_text.dumps({"service": "gateway", "instance": instance(), "version": __version__})
+
+    def take(_: bytes, reply: bytes, __: bytes, ___: bytes) -> None:
+        if reply:
+            client.write_if_connected(message_frame(reply, body))
+
+    subscription = client.subscribe(GATEWAY_SUBJECT, take)
+    try:
+        yield
+    finally:
+        client.unsubscribe(subscription)
+
+
+async def ask_instances(client: Client, stores: Sequence[str], seconds: float) -> list[Answer]:
+    """Ask every projector and gateway; return the answers once all partitions have owners, or time is up."""
+    found: list[Answer] = []
+    arrived, inbox = asyncio.Event(), client.new_inbox()
+
+    def take(_: bytes, __: bytes, ___: bytes, body: bytes) -> None:
+        # An empty body is the broker's answer where nothing is subscribed.
+        if body and len(found) < ANSWERS_MAX and (answer := read_answer(body)) is not None:
+            found.append(answer)
+            arrived.set()
+
+    subscription = client.subscribe(inbox, take)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for subject in (CONTROL_SUBJECT, GATEWAY_SUBJECT):
+                    client.write(message_frame(subject.encode(), b"", reply=inbox.encode()))
+                while True:
+                    is_complete = all(all(owner_counts(store, projectors(found))) for store in stores)
+                    async with asyncio.timeout(QUIET_SECONDS if is_complete else None):
+                        await arrived.wait()
+                        arrived.clear()
+    finally:
+        client.unsubscribe(subscription)
+    return found
+
+
+def read_answer(body: bytes) -> Answer | None:
+    """Return a valid answer; None for another, which says nothing about an instance."""
+    try:
+        return _ANSWER.validate_json(body, strict=True)
+    except ValidationError:
+        return None
+
+
+def projectors(answers: Sequence[Answer]) -> list[ProjectorAnswer]:
+    """Return the answers of projectors."""
+    return [each for each in answers if each["service"] == "projector"]
+
+
+def owners_of(store: str, answers: Sequence[ProjectorAnswer]) -> list[ProjectorAnswer]:
+    """Return the projectors that fold into a store, or into the only one, which has no name here."""
+    working = [each for each in answers if each["stage"] == Stage.working.value]
+    return [each for each in working if not store or each.get("store") == store]
+
+
+def owner_counts(store: str, answers: Sequence[ProjectorAnswer]) -> list[int]:
+    """Return for each partition how many projectors fold it into a store."""
+    counts = [0] * PARTITIONS
+    for each in owners_of(store, answers):
+        for partition in parse_shard(each["shard"]):
+            counts[partition] += 1
+    return counts
