@@ -6,13 +6,12 @@ import signal
 import time
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-import psutil
 from show import say
+from system import process_of
 
 from refold.client import Refold
 from refold.wiring.system import System
@@ -21,6 +20,7 @@ NAMESPACE = "payments"
 LOST = 4
 """Answers of one write that are lost."""
 WRITERS, KILLS, BETWEEN_SECONDS = 8, ("nats-server", "gateway", "projector"), 1.5
+UNFOLDED_SECONDS = 0.5
 RETRY_SECONDS = 60.0
 _KEY = re.compile(rb"Idempotency-Key: (\S+)")
 
@@ -62,7 +62,10 @@ async def kill_everything(system: System) -> int:
                 group.create_task(write(f"account-{number}"))
             for name in KILLS:
                 await asyncio.sleep(BETWEEN_SECONDS)
-                _kill(name)
+                acknowledged = statuses.total()
+                while statuses.total() == acknowledged:  # noqa: ASYNC110 - the writers count.
+                    await asyncio.sleep(0.05)
+                await _kill(name)
             await asyncio.sleep(BETWEEN_SECONDS)
             has_ended.set()
         counted = [await refold.get(NAMESPACE, f"account-{number}") for number in range(WRITERS)]
@@ -75,17 +78,21 @@ async def kill_everything(system: System) -> int:
         f"{statuses['duplicate']} of them were sent again although the event was in the log: duplicate, no effect",
         f"the counters add up to {paid:,}",
     )
+    assert statuses["duplicate"] > 0
     assert paid == made == sum(document.version - 1 for document in counted)
     return WRITERS + made
 
 
-def _kill(name: str) -> None:
-    """Kill a part of the system, which starts it again: `kill -9`."""
-    for child in psutil.Process().children():
-        if any(Path(part).name == name for part in child.cmdline()[:4]):
-            child.send_signal(signal.SIGKILL)
-            return
-    raise LookupError(name)
+async def _kill(name: str) -> None:
+    """Kill a part of the system, which starts it again: `kill -9`. In the gateway, writes wait for their outcomes."""
+    killed, projector = process_of(name), process_of("projector")
+    if name != "gateway":
+        killed.kill()
+        return
+    projector.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(UNFOLDED_SECONDS)
+    killed.kill()
+    projector.send_signal(signal.SIGCONT)
 
 
 class LossyLine:

@@ -37,7 +37,7 @@ async def show_processes(system: System) -> None:
     say(
         "",
         f"kill -9 of the projector: ready after {time.monotonic() - begun:.1f} s, "
-        f"with {_megabytes('projector'):.0f} MB; a document is loaded when it has an event",
+        f"with {_megabytes('projector'):.0f} MB",
     )
 
 
