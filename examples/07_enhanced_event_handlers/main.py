@@ -44,7 +44,7 @@ async def main() -> None:
 
 
 async def check(system: System, acknowledged: int) -> None:
-    """Compare what clients were told with what is there: each effective event makes one version of its document."""
+    """Compare what clients received with what is there: each effective event makes one version of its document."""
     say("At the end: is everything there, and nothing twice?")
     async with Refold(system.http) as refold:
         versions = 0

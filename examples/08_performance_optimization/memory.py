@@ -76,7 +76,7 @@ def compare_collections() -> None:
 
 
 def compare_pool() -> None:
-    """Make small objects anew, and take them from a pool that gets them back."""
+    """Create small objects, and take them from a pool to which they return."""
     say(f"Memory: {OBJECTS:,} objects of five members, one after the other")
     pool: list[dict[str, Any]] = [{}]
 
@@ -86,7 +86,7 @@ def compare_pool() -> None:
         event.clear()
         pool.append(event)
 
-    def anew(number: int) -> None:
+    def created(number: int) -> None:
         _ = {"id": number, "type": "t", "actor": "a", "base": 1, "patch": None}
 
     def as_tuple(number: int) -> None:
@@ -94,7 +94,7 @@ def compare_pool() -> None:
 
     for name, make in (
         ("a dictionary from a pool", pooled),
-        ("a new dictionary", anew),
+        ("a new dictionary", created),
         ("a new tuple", as_tuple),
     ):
         say("", f"{name:24} {_nanoseconds(make):4.0f} ns")

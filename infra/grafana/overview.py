@@ -1,4 +1,4 @@
-"""The dashboard that is opened first: is anything wrong, who notices it, and which part is it?"""
+"""The dashboard that is opened first: is anything wrong, who is affected, and which part is it?"""
 
 from panels import (
     API,
@@ -23,7 +23,7 @@ OPERATIONS, READS, WRITES = "refold-operations", "refold-read-path", "refold-wri
 NONE = {0: ("none", OK)}
 
 OWNERS = total("refold_shard_owned", by="service,shard")
-# A shard whose projectors are gone has no owner: the last day knows of it.
+# A shard whose projectors have ended has no series: it is known from the last day.
 KNOWN = f"max by (service,shard) (max_over_time({of('refold_shard_owned')}[1d]))"
 
 IS_EVERYTHING_UP = [

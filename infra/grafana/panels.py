@@ -27,7 +27,7 @@ class Panel:
     unit: str = "short"
     width: int = 8
     height: int = 0
-    """0: as is usual for its kind."""
+    """0: the default of its kind."""
     alerts: Sequence[str] = ()
     """Alerts of infra/alerts.toml on this value: their thresholds are drawn, their runbooks linked."""
     related: Sequence[str] = ()

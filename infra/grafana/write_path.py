@@ -110,7 +110,7 @@ APPEND = [
 SIZE, LIMIT = of("refold_log_bytes"), of("refold_log_limit_bytes")
 
 LOG = [
-    Panel("Events logged", "How fast the log grows, whoever wrote.", [(LOGGED, "events")], unit="eps"),
+    Panel("Events logged", "How fast the log grows, by all writers.", [(LOGGED, "events")], unit="eps"),
     Panel(
         "Size of the log",
         "Bytes that it takes, and the limit at which writes are refused.",

@@ -85,7 +85,7 @@ class Machine:
         self.change_rules(rules, now)
 
     def change_rules(self, rules: Rules, now: float) -> None:
-        """Go on with other rules; what fires of those that are gone is over."""
+        """Continue with other rules; alerts of rules that are gone are resolved."""
         self._settings = rules
         self._rules = {rule.name: rule for rule in rules.alert}
         for key, alert in self._alerts.items():

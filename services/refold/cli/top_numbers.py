@@ -47,7 +47,7 @@ STREAM_ROUTES: Final = "/live/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scraped:
-    """What one service exposed at a time; `started` tells its processes apart, `pid` is known only on this machine."""
+    """What a service exposed at a time; `started` distinguishes its processes, `pid` is known only on this machine."""
 
     time: float
     stage: str

@@ -160,7 +160,7 @@ def _cell(name: str, row: dict[str, Any]) -> str:
 
 
 def _name(text: str) -> str:
-    """Return a name that cannot be taken for what stands in parentheses where there is none."""
+    """Return a name that differs from the text in parentheses for an absent name."""
     shown = text if len(text) <= NAME_CHARS_MAX else f"{text[: NAME_CHARS_MAX - 1]}…"
     return f'"{shown}"' if text.startswith(("(", '"')) else shown
 

@@ -231,7 +231,7 @@ class SharedState(AbstractAsyncContextManager["SharedState"]):
         """Note what the agent did to its own state: also what was rejected, which its session still sees."""
         is_next = outcome.version == self._seen.version + 1 == self._head.version
         if is_next and outcome.status == "applied" and not self.rejected:
-            # Nobody else wrote, so that it has the document's state.
+            # There was no other write: its state is the document's.
             self._seen = _Seen(self._head.version, _copied(self._state))
             return
         with suppress(Refused):

@@ -36,7 +36,7 @@ ENDING_SECONDS: Final = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One measurement, called `component:measurement`; `component` tells several of one name apart.
+    """One measurement, called `component:measurement`; `component` distinguishes several of one name.
 
     `output` is the reason where the status is not `pass`. `limit` is what the value is compared with.
     """

@@ -76,7 +76,7 @@ def fields_of(record: Record, *, is_accepted: bool) -> Mapping[str, Json]:
 
 @lru_cache(HEADERS_CACHED_MAX)
 def _has_fields(headers: bytes) -> bool:
-    """Tell whether headers may say anything of the event; reading them takes half of the time of all else."""
+    """Return whether headers may have fields of the event. Reading them takes half as long as everything else."""
     try:
         return not read_headers(headers).keys() <= {REPLY_HEADER}
     except Refused:

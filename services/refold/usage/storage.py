@@ -20,7 +20,7 @@ from refold.usage import HOUR_NANOSECONDS, OTHER_SECTIONS, SECTIONS_MAX, SESSION
 SQL: Final = statements_of("refold.usage")
 
 FORMAT: Final = 1
-"""Of the tables; a file of another one is counted anew."""
+"""The format of the tables; a file of another format is emptied, and the log is counted again."""
 
 WRONG: Final = -1
 """The format of a file whose counts were found to be wrong."""

@@ -116,7 +116,7 @@ def _running_rules(settings: Settings) -> Path:
 
 
 async def _try(sender: Sender, now: float) -> Tried:
-    # A document would say for ever that the alert fires.
+    # Without the second, the document would stay `firing`.
     statuses = ("firing", "resolved") if sender.is_follower else ("firing",)
     try:
         for status in statuses:

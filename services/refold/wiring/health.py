@@ -12,8 +12,6 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from refold import __version__
 from refold.core.errors import LogError, LogUnavailable, RefoldError
 from refold.core.stream import PARTITIONS
@@ -25,6 +23,7 @@ from refold.projector import FOLDING, Stage
 from refold.telemetry import instance
 from refold.telemetry.health import Check, Finding, Health, Status, within
 from refold.telemetry.http import get
+from refold.telemetry.metrics.samples import parse
 from refold.wiring.gateway_stores import GatewayStores
 from refold.wiring.instances import (
     Answer,
@@ -76,8 +75,7 @@ async def check_alerts(url: str, seconds: float) -> list[Finding]:
     about = "alerts:firing"
     try:
         answer = await get(f"{url}/metrics", seconds=0.9 * seconds)
-        families = text_string_to_metric_families(answer.body.decode())
-        states = [sample for family in families if family.name == ALERT_STATE for sample in family.samples]
+        states = [sample for sample in parse(answer.body.decode()) if sample.name == ALERT_STATE]
     except (OSError, ValueError) as error:
         output = f"not known, the alert engine at {url} does not answer: {error or type(error).__name__}"
         return [Finding(name=about, status="warn", output=output)]
@@ -163,7 +161,7 @@ class _Checks:
         return self.stores.sources.stores if self.stores.sources else ()
 
     async def instances(self, seconds: float) -> list[Finding]:
-        """Ask all projectors and gateways what they are doing."""
+        """Ask all projectors and gateways for their state."""
         if not self.has_broker:
             return [_keys([], self.stores.key_problem)]
         stores = [source.name for source in self._sources] or [""]

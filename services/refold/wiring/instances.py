@@ -67,7 +67,7 @@ _ANSWER: Final[TypeAdapter[Answer]] = TypeAdapter(Answer)
 
 @contextmanager
 def answering_status(client: Client) -> Iterator[None]:
-    """Within the block, say on `refold.control` which instance of the gateway this is, and its version."""
+    """Within the block, answer on `refold.control` with the instance of this gateway and its version."""
     body = json_text.dumps({"service": "gateway", "instance": instance(), "version": __version__})
 
     def take(_: bytes, reply: bytes, __: bytes, ___: bytes) -> None:

@@ -57,7 +57,7 @@ def listening_socket(listener: Listener) -> socket.socket:
 
 @asynccontextmanager
 async def answering_while_blocked(listening: socket.socket) -> AsyncIterator[None]:
-    """Within the block, answer 503 to whatever connects while the loop is blocked."""
+    """Within the block, answer all connections with 503 while the loop is blocked."""
     watchdog = _Watchdog(listening)
     turning = asyncio.create_task(watchdog.turn(), name="watchdog")
     watchdog.start()

@@ -243,7 +243,7 @@ class Settings(BaseSettings):
     usage: bool = False
     """Run the usage service as a part of `refold up`: it counts events by hour, actor, type and section."""
     usage_totals: _Namespaces | None = None
-    """Namespaces that are counted without actors and sessions, with commas; a change counts everything anew."""
+    """Namespaces that are counted without actors and sessions, with commas; a change counts everything again."""
     otlp_url: _OtlpUrl | None = None
     """Where traces are sent by OTLP over HTTP, such as http://127.0.0.1:4318; needs the extra `refold[otel]`."""
     trace_ratio: float = Field(0.01, ge=0, le=1)

@@ -132,7 +132,7 @@ class Pool:
 
     @property
     def connections(self) -> Connections:
-        """Count those that are lent, that are open besides, and that there may be."""
+        """Count the connections that are used and that are idle; the third number is the limit."""
         size = idle = 0
         if self._pool is not None:
             size, idle = self._pool.get_size(), self._pool.get_idle_size()

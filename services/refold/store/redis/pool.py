@@ -107,7 +107,7 @@ class Pool:
 
     @property
     def connections(self) -> Connections:
-        """Count those that are lent, that are open besides, and that there may be."""
+        """Count the connections that are used and that are idle; the third number is the limit."""
         idle = sum(each.is_connected for each in self._checked) - self._used
         return Connections(self._used, max(0, idle), self._size)
 

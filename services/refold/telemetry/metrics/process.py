@@ -28,7 +28,7 @@ UNREADY_PROBE_SECONDS: Final = 1.0
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
 _CGROUP_BYTES_MAX: Final = 2**62
-"""Version 1 says so, or more, where there is no limit."""
+"""Version 1 of cgroups reports this or more where there is no limit."""
 
 
 class ServiceMetrics:
@@ -65,7 +65,7 @@ class ServiceMetrics:
     async def measure_loop_delay(self) -> None:
         """Measure again and again until cancelled."""
         while True:
-            # uvloop's own clock stands still within a turn of the loop.
+            # uvloop updates its own clock once in a turn of the loop.
             due = time.monotonic() + LOOP_PROBE_SECONDS
             await asyncio.sleep(LOOP_PROBE_SECONDS)
             self.loop_delay_seconds.observe(max(0.0, time.monotonic() - due))

@@ -1,6 +1,6 @@
 """What services expose, as others read it: samples, the growth of counters, quantiles of histograms.
 
-Used by the alert engine and by `refold top`.
+Used by the alert engine, `/health` and `refold top`.
 """
 
 from __future__ import annotations
