@@ -196,7 +196,7 @@ class Supervisor:
 
     def _stand_by(self) -> None:
         """Take back what the shard's owner measures now."""
-        self.stage = Stage.standby
+        self.stage, self._failure = Stage.standby, ""
         metrics = self._ports.metrics
         self._own(is_owner=False)
         metrics.lag_events.clear()
