@@ -159,7 +159,7 @@ async def test_readiness_is_answered_while_a_store_is_slow_to_cancel_a_query(
             await asyncio.Event().wait()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(ops, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(ops, "PROBE_SECONDS", 0.01)
     gateway.app.context = replace(gateway.context, checks={"nats": gateway.log.info, "postgres": slow})
     async with asyncio.timeout(10):
         view = problem(await gateway.request("GET", "/readyz"), 503, "not_ready")
@@ -171,7 +171,7 @@ async def test_readiness_is_answered_while_a_store_is_slow_to_cancel_a_query(
 async def test_the_status_does_not_wait_for_a_store_that_hangs(
     gateway: Twin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(ops, "PROBE_SECONDS", 0.01)
     gateway.store.checkpoints = asyncio.Event().wait  # type: ignore[assignment]
     view = problem(await gateway.client.get("/status"), 503, "store_unavailable")
     assert "/health" in view["detail"]

@@ -67,11 +67,11 @@ def sparkline(values: Iterable[float]) -> str:
 
 def _services(services: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
     yield Line(
-        f"{'service':<16}{'pid':>8}{'cpu':>7}{'memory':>10}  {'stage':<14}{'events or requests/s':>22}",
+        f"{'service':<19}{'pid':>8}{'cpu':>7}{'memory':>10}  {'stage':<14}{'events or requests/s':>20}",
         _HEADER,
     )
     for each in services[:SERVICES_MAX]:
-        head = f"{each['service'][:15]:<16}{each['pid'] or '-':>8}"
+        head = f"{each['service'][:18]:<19}{each['pid'] or '-':>8}"
         if each["is_silent"]:
             yield Line(f"{head}{'-':>7}{'-':>10}  no answer for {each['silent_seconds']:.0f} s", _ALARM)
             continue
@@ -79,7 +79,7 @@ def _services(services: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
         rate = each["requests"] if each["folded"] is None else each["folded"]
         cells = f"{_percent(each['cpu']):>7}{f'{memory / 2**20:,.0f} MiB' if memory else '-':>10}"
         style = "" if each["stage"] in _RUNNING else _BAD
-        yield Line(f"{head}{cells}  {each['stage'][:14]:<14}{_rate(rate):>22}", style)
+        yield Line(f"{head}{cells}  {each['stage'][:14]:<14}{_rate(rate):>20}", style)
     if len(services) > SERVICES_MAX:
         yield Line(f"and {len(services) - SERVICES_MAX} more services")
 

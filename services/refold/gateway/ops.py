@@ -22,7 +22,7 @@ from refold.log import LogInfo, lag_seconds
 from refold.telemetry.health import within
 from refold.telemetry.metrics.exposition import accepted_by
 
-CHECK_SECONDS: Final = 2.0
+PROBE_SECONDS: Final = 2.0
 """A part that has not answered a probe by then is not reachable."""
 
 HEALTH_JSON: Final = "application/health+json"
@@ -83,9 +83,9 @@ async def read_status(request: Request) -> Response:
     refuse_query(request)
     context = context_of(request)
     try:
-        checkpoints = await within(context.store.checkpoints(), CHECK_SECONDS)
+        checkpoints = await within(context.store.checkpoints(), PROBE_SECONDS)
     except TimeoutError as error:
-        message = f"the store has not answered within {CHECK_SECONDS:g} s; /health says more"
+        message = f"the store has not answered within {PROBE_SECONDS:g} s; /health says more"
         raise StoreUnavailable(message) from error
     info = await context.log.info()
     # Partitions share a few sequences.
@@ -120,7 +120,7 @@ def _lag(info: LogInfo, folded_sequence: int, seconds: float) -> dict[str, Json]
 async def _problems(context: Context) -> dict[str, Json]:
     """Return the member `problems`; none where nothing is known to need an operator."""
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
+        async with asyncio.timeout(PROBE_SECONDS):
             found: Json = dict(await context.problems())
     except (TimeoutError, RefoldError):
         return {}
@@ -129,9 +129,9 @@ async def _problems(context: Context) -> dict[str, Json]:
 
 async def _error(check: Callable[[], Coroutine[Any, Any, object]]) -> RefoldError | None:
     try:
-        await within(check(), CHECK_SECONDS)
+        await within(check(), PROBE_SECONDS)
     except TimeoutError:
-        return TimedOut(f"no answer in {CHECK_SECONDS} s")
+        return TimedOut(f"no answer in {PROBE_SECONDS} s")
     except RefoldError as error:
         return error
     return None

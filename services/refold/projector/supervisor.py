@@ -236,6 +236,8 @@ class Supervisor:
         await self._check_log(checkpoints)
         await check_documents(self._ports.log, self._ports.store, checkpoints)
         loop = ShardLoop(self._ports, self._bounds, FoldState(await self._level(checkpoints)))
+        # The age of the last commit goes on where the loop starts again.
+        loop.committed_at = self._loop.committed_at if self._loop is not None else None
         self._reached_at = self._ports.timer()
         self.stage, self._failure = Stage.working, ""
         get_logger().info("projector_working", sequence=loop.committed_sequence, log_id=info.log_id)

@@ -46,8 +46,9 @@ USED_PERCENT_FAIL: Final = 95.0
 CLOCK_SECONDS: Final = 1.0
 """How far the clocks of this machine and of the broker may be apart."""
 
-LOG_CHECK_AGE_SECONDS: Final = 180.0
-"""How long ago the projectors may have compared the log with their checkpoints, which they do every minute."""
+LOG_CHECK_AGE_SECONDS: Final = 300.0
+"""How long ago the projectors may have compared the log with their checkpoints, which they do every minute. The alert
+`LogIntegritySilent` has the same limit."""
 
 ALERT_STATE: Final = "refold_alert_state"
 FIRING: Final = 2

@@ -7,13 +7,15 @@ open one each time.
 from __future__ import annotations
 
 import asyncio
-import select
+import math
+import selectors
 import socket
 import sys
 import threading
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from types import FrameType
 from typing import Final
 
@@ -37,6 +39,9 @@ been stopped for a while."""
 
 REQUEST_SECONDS: Final = 0.25
 """How long the thread waits for a request before it answers."""
+
+CONNECTIONS_MAX: Final = 256
+"""Connections on which the thread waits for a request; beyond that, the first of them is answered at once."""
 
 REQUEST_BYTES_MAX: Final = 64 * 1024
 FRAMES_LOGGED: Final = 10
@@ -100,16 +105,33 @@ class _Watchdog(threading.Thread):
                     looks = 0
 
     def _answer(self, turns: int) -> None:
-        """Answer each connection that waits to be accepted, until the loop turns."""
-        waiting = select.poll()
-        waiting.register(self._socket, select.POLLIN)
-        while turns == self._turns and not self.stopped.is_set():
-            if waiting.poll(TURN_SECONDS * 1_000):
-                # A client may be gone again; without a free descriptor, this is tried again and again.
-                with suppress(OSError):
-                    connection, _ = self._socket.accept()
-                    with connection:
+        """Answer what connects, all at the same time, until the loop turns."""
+        # A connection, and when it is answered even without a request: the earliest first.
+        waiting: dict[socket.socket, float] = {}
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            while turns == self._turns and not self.stopped.is_set():
+                first = next(iter(waiting.values()), math.inf)
+                found = selector.select(max(0.0, min(TURN_SECONDS, first - monotonic())))
+                asking = {key.fileobj for key, _ in found}
+                if self._socket in asking:
+                    self._accept(selector, waiting)
+                now, excess = monotonic(), len(waiting) - CONNECTIONS_MAX
+                for number, (connection, until) in enumerate(list(waiting.items())):
+                    if connection in asking or until <= now or number < excess:
+                        selector.unregister(connection)
+                        del waiting[connection]
                         _refuse(connection)
+        for connection in waiting:
+            _refuse(connection)
+
+    def _accept(self, selector: selectors.BaseSelector, waiting: dict[socket.socket, float]) -> None:
+        # A client may be gone again; without a free descriptor, this is tried again and again.
+        with suppress(OSError):
+            connection, _ = self._socket.accept()
+            connection.setblocking(False)
+            waiting[connection] = monotonic() + REQUEST_SECONDS
+            selector.register(connection, selectors.EVENT_READ)
 
     def _log(self) -> None:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - there is no other way to it.
@@ -118,17 +140,20 @@ class _Watchdog(threading.Thread):
 
 
 def _refuse(connection: socket.socket) -> None:
-    """Answer a request of which the loop has read nothing, so that it can be sent again."""
-    connection.settimeout(REQUEST_SECONDS)
-    # What is unread when a connection is closed makes the kernel drop the answer.
-    with suppress(TimeoutError):
-        connection.recv(REQUEST_BYTES_MAX)
+    """Answer a request of which the loop has read nothing, so that it can be sent again, and close the connection."""
     detail = f"the event loop of this process has not turned for {TURN_SECONDS * LOOKS_MAX:g} s"
     response = Problem(503, "loop_blocked", detail, headers=RETRY).response()
     headers = *response.raw_headers, new_request_id(), (b"connection", b"close")
     lines = [b"%b: %b\r\n" % header for header in headers]
-    connection.sendall(b"".join([b"HTTP/1.1 503 \r\n", *lines, b"\r\n", response.body]))
-    connection.shutdown(socket.SHUT_WR)
+    # The client may be gone, or may not read; the kernel has room for the answer otherwise.
+    with connection, suppress(OSError):
+        request = b""
+        with suppress(BlockingIOError):
+            # What is unread when a connection is closed makes the kernel drop the answer.
+            request = connection.recv(REQUEST_BYTES_MAX)
+        body = b"" if request.startswith(b"HEAD ") else response.body
+        connection.sendall(b"".join([b"HTTP/1.1 503 \r\n", *lines, b"\r\n", body]))
+        connection.shutdown(socket.SHUT_WR)
 
 
 def _frames(frame: FrameType | None) -> list[str]:

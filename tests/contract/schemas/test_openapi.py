@@ -7,8 +7,10 @@ every operation, status, parameter and header.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from http.client import HTTPResponse
 from typing import Any
 
 import httpx
@@ -27,6 +29,7 @@ from refold.gateway.live import LiveLimits
 from refold.gateway.ops import openapi_document
 from refold.gateway.readiness import Readiness
 from refold.telemetry.health import Check, Finding, Health
+from refold.wiring import listening
 from support.gateway import Twin, twin
 from support.openapi import DOCUMENT, OPERATIONS, REQUEST_ID, Operation, Recorder, operation_of
 
@@ -34,6 +37,8 @@ PUT, PATCH, DELETE, POST = ("putDocument", "patchDocument", "deleteDocument", "a
 REVERT, TRANSACT, RUN = "revertDocument", "appendTransaction", "runAgui"
 LIVE, LIVE_ALL = "watchDocument", "watch"
 WRITES = (PUT, PATCH, DELETE, POST, REVERT, TRANSACT)
+BLOCKED = ("readLiveness", "readMetrics")
+"""They need nothing that could be away: 503 says that the event loop is blocked."""
 JSON = {"Content-Type": "application/json"}
 JSON_PATCH = {"Content-Type": "application/json-patch+json"}
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
@@ -320,6 +325,20 @@ async def no_log(_: float) -> Sequence[Finding]:
     raise LogUnavailable
 
 
+async def exercise_blocked() -> None:
+    """Take the answers of the thread that answers while the loop is blocked."""
+    for name in (*BLOCKED, "readHealth"):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.sendall(b"GET")
+            listening._refuse(ours)
+            answer = HTTPResponse(theirs)
+            answer.begin()
+            request = httpx.Request("GET", f"http://localhost{OPERATIONS[name].path}")
+            content, headers = answer.read(), answer.getheaders()
+        await RECORDED.check(httpx.Response(answer.status, headers=headers, content=content, request=request))
+
+
 async def exercise_failures() -> None:
     failing = Health([Check("log:configuration", no_log)])
     async with recorded(wait_seconds=0.2, health=failing) as gateway:
@@ -329,7 +348,7 @@ async def exercise_failures() -> None:
             setattr(context.readiness, attribute, getattr(behind, attribute))
         gateway.log.is_down = True
         for name, operation in OPERATIONS.items():
-            if "503" in operation.responses:
+            if "503" in operation.responses and name not in BLOCKED:
                 gateway.log.faults = [LogUnavailable()]
                 await ask(gateway, name, 503)
         context.readiness.allows_stale_reads, gateway.log.is_down = True, False
@@ -359,6 +378,7 @@ async def test_the_gateway_does_everything_documented_and_nothing_else() -> None
     await exercise_refusals()
     await exercise_limits_and_crashes()
     await exercise_failures()
+    await exercise_blocked()
     documented = {(each.id, status) for each in OPERATIONS.values() for status in each.responses}
     assert RECORDED.statuses == documented
     wanted = {(each.id, *parameter) for each in OPERATIONS.values() for parameter in each.parameters}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -629,6 +630,22 @@ async def test_while_the_loop_is_blocked_new_connections_are_answered_503(
             # The thread stops once it sees that the loop turns.
             while (await serving.ask(get("/healthz"))).status != 200:
                 pass
+
+
+async def test_connections_without_a_request_delay_no_probe_while_the_loop_is_blocked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listening, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(listening, "REQUEST_SECONDS", 10 * SECONDS)
+    async with started() as serving:
+        url, address = f"http://127.0.0.1:{serving.port}/healthz", ("127.0.0.1", serving.port)
+        with ThreadPoolExecutor() as pool, ExitStack() as stack:
+            for _ in range(30):
+                stack.enter_context(socket.create_connection(address))
+            asked = pool.submit(httpx.head, url, trust_env=False)
+            # This blocks the loop that serves.
+            answered = asked.result(SECONDS)
+            assert (answered.status_code, answered.content) == (503, b"")
 
 
 async def test_the_port_is_free_once_the_server_has_ended() -> None:

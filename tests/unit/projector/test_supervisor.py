@@ -254,5 +254,33 @@ async def test_one_unanswered_check_of_the_log_does_not_restart_the_loop(
     await asyncio.wait({task})
 
 
+async def test_a_loop_that_starts_again_keeps_the_age_of_the_last_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("STANDBY_SECONDS", "SHARD_SIGN_SECONDS"):
+        monkeypatch.setattr(supervisor_module, name, 0.01)
+    log, store = MemoryLog("log-1"), MemoryStore()
+    supervisor = Supervisor(ports(log, store), ROOMY)
+    task = asyncio.create_task(supervisor.run())
+    sequence = await append(log, "a", {"put": 1})
+    await until(lambda: _reached(supervisor, sequence))
+    loop, acquire = supervisor._loop, store.acquire_lease
+    assert supervisor.commit_age_seconds is not None
+
+    async def fail() -> bool:
+        store.acquire_lease = acquire  # type: ignore[method-assign]
+        raise StoreUnavailable
+
+    store.acquire_lease = fail  # type: ignore[method-assign]
+    await until(lambda: _is_another(supervisor, loop))
+    assert supervisor.commit_age_seconds is not None
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def _is_another(supervisor: Supervisor, loop: object) -> bool:
+    return supervisor._loop is not loop and supervisor.stage is Stage.working
+
+
 async def _has_asked(log: _Silent, times: int) -> bool:
     return log.asked >= times
