@@ -91,6 +91,20 @@ async def test_reads_wait_until_the_projection_reaches_the_end_of_the_log_at_sta
 
 
 @pytest.mark.slow
+async def test_a_gateway_is_not_ready_while_half_of_the_partitions_have_no_projector(site: Site) -> None:
+    async with (
+        projector(site, shard="0-31"),
+        projector(site, shard="32-63") as second,
+        gateway(site) as started,
+    ):
+        second.send_signal(signal.SIGSTOP)
+        view = await named(started, "projector")
+        assert "32 of 64 partitions have no projector" in view["detail"]
+        second.send_signal(signal.SIGCONT)
+        await until(started.is_ready)
+
+
+@pytest.mark.slow
 async def test_a_write_needs_only_the_log_and_a_conditional_one_waits_for_the_projection(site: Site) -> None:
     async with gateway(site, is_ready_awaited=False) as started:
         client, version = started.client, EVENTS // DOCUMENTS

@@ -13,7 +13,6 @@ from prometheus_client.registry import Collector
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Send
 
-from refold.core.errors import ServiceUnavailable
 from refold.core.json_text import Json
 from refold.gateway.consistency import Consistency
 from refold.gateway.inflight import deadline_in
@@ -57,12 +56,6 @@ def _problem(source: Source) -> str | None:
 
 def _is_projected(source: Source) -> bool:
     return source.heard_at is not None and deadline_in(0) - source.heard_at < PROJECTOR_SILENT_SECONDS
-
-
-def check_projectors(sources: Sources) -> None:
-    """Raise where no store's projector was heard lately."""
-    if not any(map(_is_projected, sources.stores)):
-        raise ServiceUnavailable("no projector was heard lately: start one for each store")
 
 
 def with_store(send: Send, terms: Terms, consistency: Consistency) -> Send:

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from refold import __version__
 from refold.core import json_text
-from refold.core.errors import LogHole, ServiceUnavailable
+from refold.core.errors import LogHole
 from refold.gateway.access import Access
 from refold.gateway.app import Gateway
 from refold.gateway.consistency import Consistency
@@ -30,7 +30,7 @@ from refold.gateway.live import Connections, LiveLimits
 from refold.gateway.ops import is_ready
 from refold.gateway.outcomes import Outcomes
 from refold.gateway.readiness import Readiness
-from refold.gateway.stores import StoreCollector, check_projectors
+from refold.gateway.stores import StoreCollector
 from refold.gateway.tracing import Tracing
 from refold.history import History
 from refold.history.conflicts import Conflicts
@@ -43,7 +43,6 @@ from refold.live.past import Past
 from refold.live.streams import Live
 from refold.log import COMMITTED_SUBJECT, CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
-from refold.projector import FOLDING
 from refold.store.layers.cached import CachedReader
 from refold.store.layers.sources import ALL_PARTITIONS, Sources
 from refold.telemetry.logging import get_logger
@@ -54,7 +53,7 @@ from refold.wiring.broker import watching_storage_limit
 from refold.wiring.gateway_stores import GatewayStores, opened_stores
 from refold.wiring.health import health_of
 from refold.wiring.http_server import connections_max, serve
-from refold.wiring.instances import answering_status
+from refold.wiring.instances import answering_status, check_owners
 from refold.wiring.probes import NEWEST_MIGRATION
 from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import open_log
@@ -246,17 +245,8 @@ def _live(
 
 
 def _checks(log: JetStreamLog, stores: GatewayStores) -> dict[str, Callable[[], Coroutine[Any, Any, object]]]:
-    async def projector() -> None:
-        if stores.sources is not None:
-            check_projectors(stores.sources)
-            return
-        reply = await log.client.request(CONTROL_SUBJECT)
-        if reply.has_no_responders:
-            raise ServiceUnavailable("no projector is running: start one with `refold projector`")
-        answer = json_text.loads(reply.payload)
-        if answer["error"] or answer["stage"] not in {stage.value for stage in FOLDING}:
-            raise ServiceUnavailable(f"the projector is {answer['stage']}: {answer['error']}")
-
+    names = [source.name for source in stores.sources.stores] if stores.sources is not None else [""]
+    projector = partial(check_owners, log.client, names)
     name = "stores" if stores.sources is not None else next(iter(stores.versions))
     return {"nats": log.info, name: stores.reader.ping, "projector": projector}
 

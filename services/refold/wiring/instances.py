@@ -15,16 +15,22 @@ from typing_extensions import TypedDict  # Pydantic needs this one before Python
 
 from refold import __version__
 from refold.core import json_text
-from refold.core.errors import Refused
+from refold.core.errors import Refused, ServiceUnavailable
 from refold.core.stream import PARTITIONS, parse_shard
 from refold.log import CONTROL_SUBJECT, GATEWAY_SUBJECT
 from refold.log.jetstream.client import Client
 from refold.log.jetstream.protocol import message_frame
-from refold.projector import Stage
+from refold.projector import FOLDING, Stage
 from refold.telemetry import instance
 
 QUIET_SECONDS: Final = 0.1
 """Once every partition has an owner, no answer for this long ends the wait for further instances."""
+
+LACKING_SECONDS: Final = 0.5
+"""While a partition lacks an owner, no answer for this long ends the wait of a probe."""
+
+OWNERS_SECONDS: Final = 1.5
+"""How long readiness waits for the owners of all partitions: less than a probe may take."""
 
 ANSWERS_MAX: Final = 1_000
 
@@ -81,8 +87,14 @@ def answering_status(client: Client) -> Iterator[None]:
         client.unsubscribe(subscription)
 
 
-async def ask_instances(client: Client, stores: Sequence[str], seconds: float) -> list[Answer]:
-    """Ask every projector and gateway; return the answers once all partitions have owners, or time is up."""
+async def ask_instances(
+    client: Client, stores: Sequence[str], seconds: float, *, is_quick: bool = False
+) -> list[Answer]:
+    """Ask every projector and gateway; return the answers once all partitions have owners, or time is up.
+
+    With `is_quick`, the partitions of one store are enough, no further instance is waited for then, and the time is up
+    earlier where answers stop coming.
+    """
     found: list[Answer] = []
     arrived, inbox = asyncio.Event(), client.new_inbox()
 
@@ -99,13 +111,43 @@ async def ask_instances(client: Client, stores: Sequence[str], seconds: float) -
                 for subject in (CONTROL_SUBJECT, GATEWAY_SUBJECT):
                     client.write(message_frame(subject.encode(), b"", reply=inbox.encode()))
                 while True:
-                    is_complete = all(all(owner_counts(store, projectors(found))) for store in stores)
-                    async with asyncio.timeout(QUIET_SECONDS if is_complete else None):
+                    whole = [all(owner_counts(store, projectors(found))) for store in stores]
+                    is_complete = all(whole)
+                    if is_quick and any(whole):
+                        break
+                    is_over = is_quick and bool(projectors(found))
+                    quiet_seconds = QUIET_SECONDS if is_complete else LACKING_SECONDS if is_over else None
+                    async with asyncio.timeout(quiet_seconds):
                         await arrived.wait()
                         arrived.clear()
     finally:
         client.unsubscribe(subscription)
     return found
+
+
+async def check_owners(client: Client, stores: Sequence[str]) -> None:
+    """Raise `ServiceUnavailable` unless all partitions of one of the stores have owners without an error."""
+    # Without this, no projector at all would be known only when time is up.
+    if (await client.request(CONTROL_SUBJECT)).has_no_responders:
+        raise ServiceUnavailable("no projector is running: start one with `refold projector`")
+    asked = projectors(await ask_instances(client, stores, OWNERS_SECONDS, is_quick=True))
+    problems = [owner_problem(store, asked) for store in stores]
+    if all(problems):
+        raise ServiceUnavailable("; ".join(dict.fromkeys(problems)))
+
+
+def owner_problem(store: str, answers: Sequence[ProjectorAnswer]) -> str:
+    """Return why a store, or the only one, is not folded into as a whole; empty where it is."""
+    owners, lacking = owners_of(store, answers), owner_counts(store, answers).count(0)
+    failing = [each for each in owners if each.get("error")]
+    if not lacking and not failing:
+        return ""
+    about = f" of {store}" if store else ""
+    others = [each for each in answers if each not in owners and (not store or each.get("store") == store)]
+    for each in [*failing, *others]:
+        if each.get("error") or each["stage"] not in {stage.value for stage in FOLDING}:
+            return f"the projector{about} is {each['stage']}: {each.get('error', '')}"
+    return f"{lacking} of {PARTITIONS} partitions{about} have no projector"
 
 
 def read_answer(body: bytes) -> Answer | None:

@@ -24,7 +24,7 @@ from refold.wiring.health import (
     _versions,
     check_alerts,
 )
-from refold.wiring.instances import read_answer
+from refold.wiring.instances import owner_problem, read_answer
 from support.projection import append
 
 
@@ -70,6 +70,23 @@ def test_each_of_several_stores_has_owners_of_its_own() -> None:
 def test_an_answer_that_is_not_valid_is_left_out(body: bytes) -> None:
     assert read_answer(body) is None
     assert read_answer(orjson.dumps(projector("a") | {"commit_age_seconds": 1.5, "new": 1})) is not None
+
+
+@pytest.mark.parametrize(
+    ("answers", "text"),
+    [
+        ([projector("a", "0-31"), projector("b", "32-63")], ""),
+        ([projector("a"), projector("b", stage="waiting", error="x")], ""),
+        ([projector("a", "0-31")], "32 of 64 partitions have no projector"),
+        ([projector("a", stage="standby")], "64 of 64 partitions have no projector"),
+        ([projector("a", "0-31"), projector("b", stage="waiting", error="x")], "the projector is waiting: x"),
+        ([projector("a", error="unreachable")], "the projector is working: unreachable"),
+    ],
+)
+def test_a_gateway_is_ready_while_each_partition_has_an_owner(
+    answers: list[dict[str, Any]], text: str
+) -> None:
+    assert owner_problem("", cast(Any, answers)) == text
 
 
 def checks_of(log: MemoryLog, folded: dict[str, int]) -> _Checks:
