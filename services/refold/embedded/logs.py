@@ -58,8 +58,9 @@ _LEVELS: Final = {
     "PANIC": "critical",
 }
 """The levels of both servers; PostgreSQL's `DETAIL`, `STATEMENT` and the like have that of the line before."""
-_EXPECTED: Final = ("Plaintext passwords detected",)
-"""Warnings of every start: the configuration that has the passwords is readable by its owner alone."""
+_EXPECTED: Final = ("Plaintext passwords detected", 'Healthcheck failed: "failed to be ready for connections')
+"""Warnings of a start: the configuration that has the passwords is readable by its owner alone, and the server is asked
+for its health until it is ready."""
 
 
 class LogLine(NamedTuple):

@@ -84,8 +84,14 @@ def test_lines_are_chosen_by_service_event_level_and_time(data: Path) -> None:
         assert shown(data, "--level", level) == shown(data, "--level", "warning") != shown(data), level
 
 
-def test_a_warning_of_every_start_has_the_level_info(data: Path) -> None:
-    text = "Plaintext passwords detected, use nkeys or bcrypt"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Plaintext passwords detected, use nkeys or bcrypt",
+        'Healthcheck failed: "failed to be ready for connections after 1ms: server"',
+    ],
+)
+def test_a_warning_of_a_start_has_the_level_info(data: Path, text: str) -> None:
     (data / "nats/server.log").write_text(f"[18] 2026/11/30 12:00:02.500000 [WRN] {text}\n")
     assert text in shown(data)
     assert text not in shown(data, "--level", "warning")
