@@ -35,7 +35,7 @@ ALERTS: Final = Path(__file__).parents[2] / "infra" / "alerts.toml"
 SCRAPE_SECONDS: Final = 1.0
 SCRAPE_SECONDS_MAX: Final = 10.0
 WRITERS: Final = 64
-PROFILED: Final = ("FoldState.fold", "fold_usual", "compile_patch")
+PROFILED: Final = ("FoldState.fold", "fold_usual", "apply_plain")
 """Functions of the fold, whose shares of the time are reported."""
 
 SHARE: Final = Measure(unit="% of off", durability=NO_DISK)
