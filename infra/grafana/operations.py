@@ -11,6 +11,7 @@ from panels import (
     Panel,
     increase,
     increases,
+    memory_share,
     of,
     over,
     quantile,
@@ -118,12 +119,7 @@ PROCESSES = [
     Panel(
         "Memory in parts of its limit",
         "Beyond the limit (of its cgroup) the kernel kills the process. 0: it has none.",
-        [
-            (
-                over(of("process_resident_memory_bytes"), of("refold_process_memory_limit_bytes")),
-                "{{service}} {{instance}}",
-            )
-        ],
+        [(memory_share(), "{{service}} {{instance}}")],
         unit="percentunit",
         alerts=["Memory"],
     ),

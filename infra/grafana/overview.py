@@ -10,6 +10,7 @@ from panels import (
     Board,
     Panel,
     median_and_p99,
+    memory_share,
     of,
     over,
     quantile,
@@ -177,12 +178,7 @@ IS_THERE_ROOM = [
     Panel(
         "Memory",
         "The part of the process' limit (of its cgroup) that it takes; 0: there is none. Full: the kernel kills it.",
-        [
-            (
-                over(of("process_resident_memory_bytes"), of("refold_process_memory_limit_bytes")),
-                "{{instance}}",
-            )
-        ],
+        [(memory_share(), "{{instance}}")],
         unit="percentunit",
         width=6,
         alerts=["Memory"],

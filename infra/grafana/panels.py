@@ -127,6 +127,11 @@ def mean_and_p99(metric: str, *matchers: str) -> Sequence[Query]:
     return [(over(*parts), "mean"), (quantile(0.99, metric, *matchers), "p99")]
 
 
+def memory_share() -> str:
+    """Divide the memory that a process takes by its limit."""
+    return over(of("process_resident_memory_bytes"), of("refold_process_memory_limit_bytes"))
+
+
 def rates(metric: str, *matchers: str, by: str) -> Sequence[Query]:
     """Add up a counter's increase in a second for each value of one label."""
     return [(rate(metric, *matchers, by=by), f"{{{{{by}}}}}")]
@@ -135,3 +140,14 @@ def rates(metric: str, *matchers: str, by: str) -> Sequence[Query]:
 def increases(metric: str, *matchers: str, by: str) -> Sequence[Query]:
     """Count what is rare for each value of one label."""
     return [(increase(metric, *matchers, by=by), f"{{{{{by}}}}}")]
+
+
+REQUESTS_IN_WORK = Panel(
+    "Requests in work and waiting",
+    "Requests wait when the gateway works on as many as it may: add a gateway, or find what is slow below.",
+    [
+        (total("refold_http_requests_working"), "in work"),
+        (total("refold_http_requests_waiting"), "waiting"),
+    ],
+)
+"""On the dashboards of reads and of writes: both wait for the same permits."""

@@ -5,6 +5,7 @@ from panels import (
     OK,
     READS,
     REQUESTS,
+    REQUESTS_IN_WORK,
     STORE,
     WARNING,
     Board,
@@ -50,14 +51,7 @@ REQUEST = [
         width=16,
         alerts=["RequestP99"],
     ),
-    Panel(
-        "Requests in work and waiting",
-        "Requests wait when the gateway works on as many as it may: add a gateway, or find what is slow below.",
-        [
-            (total("refold_http_requests_working"), "in work"),
-            (total("refold_http_requests_waiting"), "waiting"),
-        ],
-    ),
+    REQUESTS_IN_WORK,
 ]
 
 HITS = rate("refold_cache_hits_total", by="cache", window="$window")

@@ -1,9 +1,12 @@
 """The dashboard of a write: request, append, log, fold, commit, in this order. Where does it wait or fail?"""
 
+from dataclasses import replace
+
 from panels import (
     LOGGED,
     NAMESPACE,
     REQUESTS,
+    REQUESTS_IN_WORK,
     SHARD,
     WRITES,
     Board,
@@ -39,15 +42,7 @@ REQUEST = [
         unit="s",
         alerts=["RequestP99"],
     ),
-    Panel(
-        "Requests in work and waiting",
-        "Requests wait when the gateway works on as many as it may: add a gateway, or find what is slow below.",
-        [
-            (total("refold_http_requests_working"), "in work"),
-            (total("refold_http_requests_waiting"), "waiting"),
-        ],
-        width=6,
-    ),
+    replace(REQUESTS_IN_WORK, width=6),
     Panel(
         "Strict writes",
         "Writes that wait for what was written before (`if_version`, delete), by result.",

@@ -17,12 +17,12 @@ from prometheus_client.registry import Collector
 from refold.alerts.delivery import Delivery
 from refold.alerts.rules import Rules
 from refold.alerts.samples import SERIES_MAX, Samples, Target
-from refold.alerts.state import ALERTS_MAX, FIRING, Machine
+from refold.alerts.state import ALERTS_MAX, FIRING, PENDING, Machine
 from refold.alerts.storage import Storage
 from refold.core.errors import Refused
 from refold.telemetry.http import get
 from refold.telemetry.logging import get_logger
-from refold.telemetry.metrics.samples import Sample, parse
+from refold.telemetry.metrics.samples import ALERT_FIRING, ALERT_STATE, Sample, parse
 
 ANSWER_SECONDS_MAX: Final = 4.0
 """A target that has not answered within this, or within the interval, is down."""
@@ -79,14 +79,13 @@ class Engine(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the state of each alert, and whether each notifier could deliver."""
-        state = GaugeMetricFamily(
-            "refold_alert_state", "Alerts: 1 pending, 2 firing.", labels=["alert", "severity"]
-        )
+        about = "Alerts: 1 pending, 2 firing."
+        state = GaugeMetricFamily(ALERT_STATE, about, labels=["alert", "severity"])
         severities = {rule.name: rule.severity for rule in self._rules.alert}
         worst = dict.fromkeys(severities, 0)
         for alert in self.machine.alerts:
             if alert.rule in worst:
-                number = {"pending": 1, FIRING: 2}.get(alert.state, 0)
+                number = {PENDING: 1, FIRING: ALERT_FIRING}.get(alert.state, 0)
                 worst[alert.rule] = max(worst[alert.rule], number)
         for name, number in worst.items():
             state.add_metric([name, severities[name]], number)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from refold.telemetry.metrics import OTHER_NAMESPACES
-from refold.telemetry.metrics.samples import Sample, growth, quantile_of
+from refold.telemetry.metrics.samples import Sample, firing_alerts, growth, quantile_of
 
 MINUTE_SECONDS: Final = 60.0
 ROUND_SECONDS: Final = 0.95
@@ -33,10 +33,6 @@ COUNTED: Final = {
     "requests": "refold_http_request_seconds_count",
 }
 """Counters whose sums over all services are shown."""
-
-ALERTS: Final = "refold_alert_state"
-FIRING: Final = 2
-"""The value of an alert that fires."""
 
 ASKED_ROUTES: Final = frozenset({"/health", "/healthz", "/metrics", "/readyz", "/status", "/v1"})
 """Routes that this command and probes ask; their requests are not counted."""
@@ -293,10 +289,11 @@ def _replicas(history: History) -> dict[str, float]:
 
 def _firing(history: History) -> list[dict[str, str]] | None:
     """Return the alerts that fire, pages first; None where no alert engine answers."""
-    states = [each for last in _last_rounds(history) for each in last.samples if each.name == ALERTS]
-    firing = {(each.labels["alert"], each.labels["severity"]) for each in states if each.value == FIRING}
+    firing = firing_alerts(each for last in _last_rounds(history) for each in last.samples)
+    if firing is None:
+        return None
     ranked = sorted(firing, key=lambda each: (each[1] != "page", each))
-    return [{"alert": alert, "severity": severity} for alert, severity in ranked] if states else None
+    return [{"alert": alert, "severity": severity} for alert, severity in ranked]
 
 
 def _last_rounds(history: History) -> list[Scraped]:

@@ -45,6 +45,11 @@ def running_settings(data: Path) -> list[dict[str, Any]]:
     return list(found)
 
 
+def running_setting(data: Path, name: str) -> str | None:
+    """Return the value of one of these settings; None where it is not set. Raises as `running_settings`."""
+    return next((each["value"] for each in running_settings(data) if each["setting"] == name), None)
+
+
 def no_system(data: Path | None) -> ServiceUnavailable:
     """Return the error that no system runs on a data folder; None is the default one, which nothing named."""
     folder = data or DEFAULT_DATA

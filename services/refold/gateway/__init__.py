@@ -28,3 +28,6 @@ LIVE_PER_CLIENT_MAX: Final = 200
 
 LIVE_SECONDS_MAX: Final = 3_600.0
 """A live connection ends after this, give or take a tenth."""
+
+PROBES: Final = frozenset({"/health", "/healthz", "/metrics", "/readyz"})
+"""Paths of probes: they are not counted as requests in flight, and traced only where their caller samples them."""

@@ -18,7 +18,7 @@ from typing import Final, Generic, TypeVar
 from prometheus_client import CollectorRegistry, Gauge
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from refold.gateway import BODY_SECONDS, WAITING_MAX, WAITING_PER_CLIENT_MAX
+from refold.gateway import BODY_SECONDS, PROBES, WAITING_MAX, WAITING_PER_CLIENT_MAX
 from refold.gateway.responses import RETRY, Problem, Response
 from refold.log.semaphore import Semaphore
 
@@ -30,8 +30,6 @@ REQUEST_QUEUE_SECONDS: Final = 10.0
 
 BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
 """Request bodies in memory while they are being read."""
-
-PROBES: Final = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 
 Wanted = TypeVar("Wanted")
 

@@ -13,15 +13,12 @@ from typing import Any, Final
 from starlette.types import Scope
 from structlog.contextvars import bind_contextvars
 
+from refold.gateway import PROBES
 from refold.telemetry.metrics import exemplar_of
 from refold.telemetry.tracing import MESSAGING, Kind, Span, SpanContext, Spans, new_trace_id, read_context
 
 REQUEST_ID: Final = b"refold-request-id"
 """The header of every response; its value is the `request_id` of the request's log lines."""
-
-
-PROBE_PATHS: Final = frozenset({"/health", "/healthz", "/metrics", "/readyz"})
-"""Probes are no traffic: they are traced only where their caller samples them."""
 
 
 def caller_context(headers: Sequence[tuple[bytes, bytes]]) -> SpanContext | None:
@@ -38,7 +35,7 @@ def begin_request(scope: Scope, tracing: Tracing | None) -> tuple[bytes, Request
     The id is the trace of the caller's context, or a new one. It takes 0.9 µs for a request without a context.
     """
     parent = caller_context(scope["headers"])
-    trace = None if tracing is None else tracing.begin(parent, is_probe=scope["path"] in PROBE_PATHS)
+    trace = None if tracing is None else tracing.begin(parent, is_probe=scope["path"] in PROBES)
     context = parent if trace is None else trace.context
     # Three times as fast as to format the number.
     request_id = (new_trace_id() if context is None else context.trace_id).to_bytes(16).hex()

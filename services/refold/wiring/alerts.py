@@ -22,7 +22,7 @@ from refold.alerts.rules import Rules, load_rules
 from refold.alerts.samples import Target
 from refold.alerts.storage import Storage
 from refold.core.errors import Refused, ServiceUnavailable
-from refold.embedded import no_system, read_endpoints, running_settings
+from refold.embedded import no_system, read_endpoints, running_setting
 from refold.gateway.responses import Response, json_response
 from refold.telemetry.logging import configure
 from refold.wiring.probes import not_ready, serve_probes
@@ -109,9 +109,8 @@ async def try_notifiers(settings: Settings, names: Sequence[str]) -> dict[str, T
 def _running_rules(settings: Settings) -> Path:
     """Return the file that the system of the data folder was started with. Raises `Refused` where there is none."""
     with suppress(ServiceUnavailable):
-        running = {each["setting"]: each["value"] for each in running_settings(settings.data)}
-        if running.get("alerts"):
-            return Path(running["alerts"])
+        if running := running_setting(settings.data, "alerts"):
+            return Path(running)
     return rules_path(settings)
 
 

@@ -1,6 +1,6 @@
 """FastStream's connection to NATS, and what NATS' monitoring says.
 
-Used by the services that are FastStream applications: projector and resolver.
+Used by projector and resolver, which are FastStream applications; the limit of the log also by the gateway.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from refold import __version__
 from refold.core.errors import LogError, LogUnavailable, RefoldError
@@ -20,10 +20,11 @@ from refold.log import LogInfo, Replicas, lag_seconds
 from refold.log.jetstream import JetStreamLog
 from refold.log.jetstream.stream import check_log
 from refold.projector import FOLDING, Stage
+from refold.store.layers.sources import Source
 from refold.telemetry import instance
 from refold.telemetry.health import Check, Finding, Health, Status, within
 from refold.telemetry.http import get
-from refold.telemetry.metrics.samples import parse
+from refold.telemetry.metrics.samples import firing_alerts, parse
 from refold.wiring.gateway_stores import GatewayStores
 from refold.wiring.instances import (
     Answer,
@@ -50,10 +51,6 @@ LOG_CHECK_AGE_SECONDS: Final = 300.0
 """How long ago the projectors may have compared the log with their checkpoints, which they do every minute. The alert
 `LogIntegritySilent` has the same limit."""
 
-ALERT_STATE: Final = "refold_alert_state"
-FIRING: Final = 2
-"""The alert engine's metric of each alert, and its value where the alert fires."""
-
 
 def health_of(
     log: JetStreamLog, stores: GatewayStores, consistency: Consistency, settings: Settings
@@ -76,14 +73,14 @@ async def check_alerts(url: str, seconds: float) -> list[Finding]:
     about = "alerts:firing"
     try:
         answer = await get(f"{url}/metrics", seconds=0.9 * seconds)
-        states = [sample for sample in parse(answer.body.decode()) if sample.name == ALERT_STATE]
+        firing = firing_alerts(parse(answer.body.decode()))
     except (OSError, ValueError) as error:
         output = f"not known, the alert engine at {url} does not answer: {error or type(error).__name__}"
         return [Finding(name=about, status="warn", output=output)]
-    if not states:
+    if firing is None:
         return [Finding(name=about, status="warn", output=f"not known: {url} is not an alert engine")]
-    firing = sorted(sample.labels["alert"] for sample in states if sample.value == FIRING)
-    return [Finding.limited(about, len(firing), warn=0, unit="alerts", output=", ".join(firing))]
+    names = sorted(alert for alert, _ in firing)
+    return [Finding.limited(about, len(names), warn=0, unit="alerts", output=", ".join(names))]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,11 +121,10 @@ class _Checks:
 
     async def each_store(self, seconds: float) -> list[Finding]:
         """Ask all stores at once: one that hangs leaves the others their time."""
-        sources = self.stores.sources
-        names = [source.name for source in sources.stores] if sources else list(self.stores.opened)
+        names = [source.name for source in self._sources] or list(self.stores.opened)
         by_store = await asyncio.gather(*(self._store(name, 0.9 * seconds) for name in names))
         found = _degraded(by_store)
-        for source in sources.stores if sources else ():
+        for source in self._sources:
             state = source.breaker.state
             status: Status = "pass" if state == "closed" else "warn"
             output = source.breaker.last_failure if status == "warn" else ""
@@ -158,7 +154,8 @@ class _Checks:
         return [answered, _migration(name, applied, known)]
 
     @property
-    def _sources(self) -> Sequence[Any]:
+    def _sources(self) -> Sequence[Source]:
+        """The stores where there are several."""
         return self.stores.sources.stores if self.stores.sources else ()
 
     async def instances(self, seconds: float) -> list[Finding]:

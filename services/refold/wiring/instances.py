@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Annotated, Final, Literal, NotRequired
 
 from pydantic import AfterValidator, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # Pydantic needs this one before Python 3.12.
+from typing_extensions import TypedDict
 
 from refold import __version__
 from refold.core import json_text

@@ -26,7 +26,7 @@ from refold.core.errors import (
     StoreUnavailable,
     TimedOut,
 )
-from refold.embedded import read_endpoints, running_settings
+from refold.embedded import read_endpoints, running_setting
 from refold.gateway.access import Access
 from refold.gateway.responses import Problem, Response, json_response
 from refold.log import end_of
@@ -125,8 +125,7 @@ def _totals(settings: Settings) -> tuple[str, ...]:
     """Return the namespaces that are counted without actors: as set, else as in the system of the data folder."""
     totals = settings.usage_totals
     if totals is None and not settings.names_servers:
-        running = {each["setting"]: each["value"] for each in running_settings(settings.data)}
-        totals = running.get("usage_totals")
+        totals = running_setting(settings.data, "usage_totals")
     return parts_of(totals)
 
 

@@ -15,18 +15,9 @@ from refold.core.errors import HistoryElsewhere, StoreError, TimedOut
 from refold.store.ports import Reader
 
 READS: Final = (
-    *("checkpoints", "epoch", "head", "load", "other_versions", "list_documents", "list_names", "namespaces"),
-    *(
-        "ping",
-        "snapshot_at",
-        "entry",
-        "entries_between",
-        "find_id",
-        "rejections",
-        "open_conflicts",
-        "list_at",
-    ),
-    "clock",
+    *("checkpoints", "epoch", "head", "load", "other_versions", "list_documents", "list_names"),
+    *("namespaces", "ping", "snapshot_at", "entry", "entries_between", "find_id", "rejections"),
+    *("open_conflicts", "list_at", "clock"),
 )
 STREAMS: Final = ("segments", "conflicts")
 """Reads that yield."""

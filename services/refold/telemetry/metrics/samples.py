@@ -5,11 +5,15 @@ Used by the alert engine, `/health` and `refold top`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
+
+ALERT_STATE: Final = "refold_alert_state"
+ALERT_FIRING: Final = 2
+"""The alert engine's metric of each alert, and its value where the alert fires."""
 
 
 class Sample(NamedTuple):
@@ -26,6 +30,15 @@ def parse(text: str) -> list[Sample]:
     return [
         Sample(sample.name, sample.labels, sample.value) for family in families for sample in family.samples
     ]
+
+
+def firing_alerts(samples: Iterable[Sample]) -> set[tuple[str, str]] | None:
+    """Return the names and severities of the alerts that fire; None where the samples are not an alert engine's."""
+    states = [sample for sample in samples if sample.name == ALERT_STATE]
+    firing = {
+        (each.labels["alert"], each.labels["severity"]) for each in states if each.value == ALERT_FIRING
+    }
+    return firing if states else None
 
 
 def growth(before: float, now: float) -> float:
