@@ -83,6 +83,7 @@ class Course:
     behind_events: list[int] = field(default_factory=list)
     published: int = 0
     published_seconds: float = 0.0
+    folded_seconds: float = 0.0
     used: dict[str, float] = field(default_factory=dict)
     publisher_seconds: float = 0.0
 
@@ -91,6 +92,11 @@ class Course:
         """Events committed per second, without the start."""
         first = self._first()
         return (self.committed[-1] - self.committed[first]) / (self.at[-1] - self.at[first])
+
+    @property
+    def whole_rate(self) -> float:
+        """Events per second from the first published to the last committed: no part of a commit is counted wrongly."""
+        return self.published / self.folded_seconds
 
     @property
     def lags(self) -> list[float]:
@@ -208,6 +214,7 @@ async def publish(
         await publisher.ready()
         clock = ProcessorClock(system.pids)
         publisher.go()
+        started = time.perf_counter()
         begin()
         ending = asyncio.create_task(publisher.ended(), name="publisher")
         while not ending.done():
@@ -217,6 +224,7 @@ async def publish(
     await watch.look(course)
     course.published, course.published_seconds = ended.value["events"], ended.value["seconds"]
     await _until_folded(watch, course)
+    course.folded_seconds = time.perf_counter() - started
     course.used, course.publisher_seconds = clock.seconds(), ended.cpu_seconds
     return course
 

@@ -195,11 +195,11 @@ async def _everything(options: Options, plan: Plan, samples: Samples, number: in
             courses[is_on] = await publish(system, watch, load, "e-", 0.0, plan.pair_seconds)
             name = f"flat out, telemetry {'on' if is_on else 'off'}"
             course = courses[is_on]
-            samples.add(name, course.rate, Measure(unit="events/s", durability=options.durability))
+            samples.add(name, course.whole_rate, Measure(unit="events/s", durability=options.durability))
             cpu = Measure(unit="µs/event", durability=options.durability)
             samples.add_cpu(name, course.used, course.published, cpu)
     on, off = courses[True], courses[False]
-    samples.add("flat out, throughput with telemetry on", _share(on.rate, off.rate), SHARE)
+    samples.add("flat out, throughput with telemetry on", _share(on.whole_rate, off.whole_rate), SHARE)
     used = on.used["projector"] / on.published, off.used["projector"] / off.published
     samples.add("flat out, CPU of projector with telemetry on", _share(*used), SHARE)
 
@@ -241,7 +241,7 @@ async def _profile(options: Options, plan: Plan, samples: Samples, _: int) -> No
         after = await course("a-")
     for name, each in (("before", before), ("during", during), ("after", after)):
         rate = Measure(unit="events/s", durability=options.durability)
-        samples.add(f"flat out {name} a profile", each.rate, rate)
+        samples.add(f"flat out {name} a profile", each.whole_rate, rate)
     first, profiled, last = (each.used["projector"] / each.published for each in (before, during, after))
     samples.add("CPU of projector during a profile", _share(profiled, (first + last) / 2), SHARE)
     samples.add("CPU of projector after a profile", _share(last, first), SHARE)

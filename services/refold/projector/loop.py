@@ -293,9 +293,8 @@ class ShardLoop:
 
     def _fold_each(self, records: list[Record], young: int) -> None:
         routes, buffer, fold, traces = self._routes, self._buffer, self._fold_state.fold, self._traces
-        parents = {} if traces is None else traces.find(records, young)
         for record in records:
-            sequence, time, subject, _, _ = record
+            _, time, subject, _, _ = record
             where, document, counts = routes[subject]
             if document is not None:
                 step = fold(record, where, document)
@@ -310,10 +309,10 @@ class ShardLoop:
                 if entry[16] is not None:
                     self._conflicts.take(where, entry, document, is_young=time > young)
                 if time > young:
-                    if traces is None or sequence not in parents:
-                        self._note(step, where)
-                    else:
-                        self._note(step, where, traces.fold(parents[sequence], entry, where, buffer.traced))
+                    trace = (
+                        b"" if traces is None or not entry[9] else traces.fold(entry, where, buffer.traced)
+                    )
+                    self._note(step, where, trace)
             elif where.reason and self._fold_state.has(where.partition):
                 self._refuse(record, where, is_young=time > young)
                 counts[_REJECTED] += 1

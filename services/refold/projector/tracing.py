@@ -9,14 +9,22 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Self
 
 from refold.core.history import Entry
-from refold.core.stream import Record, Route
-from refold.telemetry.tracing import MESSAGING, Attributes, Span, SpanContext, Spans, sampled_context
+from refold.core.stream import Route
+from refold.telemetry.tracing import (
+    MESSAGING,
+    Attributes,
+    Span,
+    SpanContext,
+    Spans,
+    looks_sampled,
+    sampled_context,
+)
 
 TRACED_EVENTS_MAX: Final = 64
-"""Events of one commit that have spans, which cost 0.1 to 0.2 ms with their sending. Those of others are counted."""
+"""Events of one commit that have spans. The spans of the others are counted."""
 
 TRACED_PER_SECOND_MAX: Final = 128
-"""Events that have spans within a second: more would take over 1 % of it from the fold (85 µs each)."""
+"""Events that have spans within a second."""
 
 SECOND: Final = 1_000_000_000
 
@@ -25,15 +33,22 @@ EVENT_SPANS: Final = 3
 
 
 class Traced(NamedTuple):
-    """An event that has spans: the context of its `process`, and when that ended."""
+    """An event that has spans, the context of its `process` and that of its author."""
 
     process: SpanContext
+    parent: SpanContext
+    entry: Entry
+    where: Route
+    received_at: int
     folded_at: int
-    changes: int
 
 
 class EventTraces:
-    """The spans of one loop. Times are the broker's, as far as they can be known here."""
+    """The spans of one loop. Times are the broker's, as far as they can be known here.
+
+    While events are folded only what their spans need is kept. The spans are made at the next commit, all at once:
+    one by one, between other work, they take several times as long.
+    """
 
     def __init__(self, spans: Spans, now: Callable[[], int], store: str) -> None:
         """`now` is the broker's clock in nanoseconds, `store` the name of the store that is written."""
@@ -41,6 +56,9 @@ class EventTraces:
         self._now = now
         self._store = store
         self._unsent: list[Traced] = []
+        self._folded: list[Traced] = []
+        self._sent: list[tuple[Traced, int]] = []
+        self._over = 0
         self._received_at = 0
         self._second_ends_at = self._traced_in_second = 0
 
@@ -51,68 +69,52 @@ class EventTraces:
 
     def receive(self) -> None:
         """Note that events have come from the log."""
-        self._received_at = self._now()
-
-    def find(self, records: list[Record], young: int) -> dict[int, SpanContext]:
-        """Return the contexts of the sampled events among these by sequence; those that are older have no spans."""
-        # All that tracing costs an event without a context: 0.08 µs, and twice that with `in`.
-        return {
-            record[0]: parent
-            for record in records
-            if record[3].find(b"raceparent") >= 0
-            and record.time > young
-            and (parent := sampled_context(record.headers)) is not None
-        }
-
-    def fold(self, parent: SpanContext, entry: Entry, where: Route, traced: list[Traced]) -> bytes:
-        """Record `process` for a sampled event that was just folded; return the context for its notices.
-
-        `traced` are the events of the same commit.
-        """
-        now = max(self._now(), entry.time)
+        now = self._received_at = self._now()
         if now >= self._second_ends_at:
             self._second_ends_at, self._traced_in_second = now + SECOND, 0
+
+    def fold(self, entry: Entry, where: Route, traced: list[Traced]) -> bytes:
+        """Take an event that was just folded and has headers; return the context for its notices, if it is sampled.
+
+        `traced` are the events with spans of the same commit.
+        """
+        headers = entry.headers
+        if not looks_sampled(headers):
+            return b""
         if len(traced) >= TRACED_EVENTS_MAX or self._traced_in_second >= TRACED_PER_SECOND_MAX:
-            self._spans.count_over(EVENT_SPANS)
+            self._over += 1
+            return b""
+        parent = sampled_context(headers)
+        if parent is None:
             return b""
         self._traced_in_second += 1
-        event = Traced(parent.child(), now, int(entry.status.is_effective))
+        event = Traced(parent.child(), parent, entry, where, self._received_at, self._now())
         traced.append(event)
         self._unsent.append(event)
-        attributes: dict[str, str | int | float] = {
-            **MESSAGING,
-            "messaging.operation.type": "process",
-            "refold.namespace": where.namespace,
-            "refold.partition": where.partition,
-            "refold.sequence": entry.sequence,
-            "refold.version": entry.version,
-            "refold.outcome": entry.status.name,
-            "refold.broker_seconds": max(0, self._received_at - entry.time) / 1e9,
-            "refold.queue_seconds": max(0, now - self._received_at) / 1e9,
-        }
-        if entry.reason:
-            attributes["refold.reason"] = entry.reason
-        span = Span("process STATE", "CONSUMER", event.process, parent, entry.time, now, attributes)
-        self._spans.record(span)
+        self._folded.append(event)
         return event.process.header_lines
 
     def send(self, *, is_sent: bool) -> None:
-        """Record `notify` for what was folded since the last call; not where another projector sends the notices."""
-        unsent, self._unsent = self._unsent, []
-        if not is_sent:
-            return
-        for event in unsent:
-            context, now = event.process.child(), max(self._now(), event.folded_at)
-            attributes: Attributes = {"messaging.system": "nats", "refold.changes": event.changes}
-            self._spans.record(
-                Span("notify", "PRODUCER", context, event.process, event.folded_at, now, attributes)
-            )
+        """Note that the notices of what was folded are sent, or that another projector sends them."""
+        if is_sent and self._unsent:
+            now = self._now()
+            self._sent.extend([(event, now) for event in self._unsent])
+        self._unsent.clear()
 
     def commit(self, traced: list[Traced], seconds: float, sizes: tuple[int, int, int]) -> None:
-        """Record `commit` below each event's `process`; for several also a root that links to all of them.
+        """Record the spans of what was folded and sent since the last call, and those of a commit.
 
+        `commit` is below each event's `process`, and for several events also a root that links to all of them.
         `seconds` is how long it took until now, `sizes` are its events, documents and bytes.
         """
+        if self._over:
+            self._spans.count_over(self._over * EVENT_SPANS)
+        folded, sent = self._folded, self._sent
+        self._folded, self._sent, self._over = [], [], 0
+        for event in folded:
+            self._spans.record(_process(event))
+        for event, sent_at in sent:
+            self._spans.record(_notify(event, sent_at))
         if not traced:
             return
         now = self._now()
@@ -127,3 +129,30 @@ class EventTraces:
             self._spans.record(
                 Span("commit", "CLIENT", SpanContext.root(), None, begun_at, now, attributes, links)
             )
+
+
+def _process(event: Traced) -> Span:
+    entry, where = event.entry, event.where
+    attributes: dict[str, str | int | float] = {
+        **MESSAGING,
+        "messaging.operation.type": "process",
+        "refold.namespace": where.namespace,
+        "refold.partition": where.partition,
+        "refold.sequence": entry.sequence,
+        "refold.version": entry.version,
+        "refold.outcome": entry.status.name,
+        "refold.broker_seconds": max(0, event.received_at - entry.time) / 1e9,
+        "refold.queue_seconds": max(0, event.folded_at - event.received_at) / 1e9,
+    }
+    if entry.reason:
+        attributes["refold.reason"] = entry.reason
+    ended_at = max(event.folded_at, entry.time)
+    return Span("process STATE", "CONSUMER", event.process, event.parent, entry.time, ended_at, attributes)
+
+
+def _notify(event: Traced, sent_at: int) -> Span:
+    context, changes = event.process.child(), int(event.entry.status.is_effective)
+    begun_at = max(event.folded_at, event.entry.time)
+    attributes: Attributes = {"messaging.system": "nats", "refold.changes": changes}
+    ended_at = max(sent_at, begun_at)
+    return Span("notify", "PRODUCER", context, event.process, begun_at, ended_at, attributes)

@@ -88,12 +88,15 @@ def read_context(parents: Sequence[bytes], states: Sequence[bytes] = ()) -> Span
     return SpanContext(trace_id, span_id, flags, state.decode("ascii"))
 
 
+def looks_sampled(headers: bytes) -> bool:
+    """Tell whether header lines have a context that is sampled, if it is valid."""
+    # The search alone takes 0.4 µs.
+    at = headers.find(b"raceparent")
+    return at >= 0 and _SAMPLED.search(headers, at) is not None
+
+
 def sampled_context(headers: bytes) -> SpanContext | None:
     """Return the context in an event's header lines, if it is valid and sampled."""
-    # Most events have none, or one that is not sampled: 0.1 and 0.4 µs.
-    at = headers.find(b"raceparent")
-    if at < 0 or _SAMPLED.search(headers, at) is None:
-        return None
     parents: list[bytes] = []
     states: list[bytes] = []
     for line in headers.split(b"\r\n"):
