@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from contextvars import Context
 from functools import lru_cache
 from typing import Final, Protocol
@@ -180,12 +180,15 @@ class Feed:
                 return
             await self._is_running.wait()
             self._progress.begin(self._projection.sequences, _now())
-            await self._notices.listen(_CHANGES, self.hear_change)
-            await self._notices.listen(PROGRESS_SUBJECT, self.hear_progress)
-            with suppress(LogUnavailable):
-                # Without a connection the subscriptions begin with the next one.
-                await self._notices.flush()
-            self._has_begun = True
+            # A request that is cancelled here leaves no subscription: with two, every change would count twice.
+            with ExitStack() as subscriptions:
+                subscriptions.callback(await self._notices.listen(_CHANGES, self.hear_change))
+                subscriptions.callback(await self._notices.listen(PROGRESS_SUBJECT, self.hear_progress))
+                with suppress(LogUnavailable):
+                    # Without a connection the subscriptions begin with the next one.
+                    await self._notices.flush()
+                subscriptions.pop_all()
+                self._has_begun = True
 
     # --- Notices -----------------------------------------------------------------------------------------
 

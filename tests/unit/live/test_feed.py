@@ -301,6 +301,31 @@ async def test_a_document_is_watched_until_its_last_user_leaves(monkeypatch: pyt
         await world.feed.watch(("n", "b"))
 
 
+async def test_a_request_that_ends_while_the_feed_subscribes_leaves_no_subscription(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_flushing = asyncio.Event()
+
+    async def flush() -> None:
+        is_flushing.set()
+        await asyncio.Event().wait()
+
+    async with feeding() as world:
+        with monkeypatch.context() as held:
+            held.setattr(world.wire, "flush", flush)
+            watching = asyncio.create_task(world.feed.watch(("n", "a")))
+            await is_flushing.wait()
+            watching.cancel()
+            await asyncio.wait({watching})
+        document = await world.feed.watch(("n", "a"))
+        async with world.projecting():
+            for _ in range(3):
+                last = await world.write("a")
+                await until(lambda last=last: world.feed.sequence == last)  # type: ignore[misc]
+        assert document.version == 3
+        assert world.count("audits_total", why="lost") == 0
+
+
 async def test_a_store_that_fails_fails_the_watch_and_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fail(*_: str) -> None:
         raise StoreUnavailable
