@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from refold.core.errors import LogUnavailable, RefoldError, ServiceUnavailable
 from refold.core.fold import NEWEST
+from refold.core.history import Snapshot
 from refold.core.stream import PARTITIONS, Route, route
 from refold.live import LiveFull
 from refold.live.past import Past, Projection
@@ -277,10 +278,7 @@ class Feed:
 
     async def _open(self, watch: _Watch) -> None:
         try:
-            head = await self._past.head(watch.key)
-            while watch.is_doubtful:
-                watch.is_doubtful = False
-                head = await self._past.head(watch.key)
+            head = await self._head(watch)
         except BaseException as error:
             is_known = isinstance(error, RefoldError)
             watch.opened.set_exception(error if is_known else ServiceUnavailable("the gateway is stopping"))
@@ -293,6 +291,14 @@ class Feed:
             watch.document = document
             watch.opened.set_result(document)
             self._append_held(watch, document)
+
+    async def _head(self, watch: _Watch) -> Snapshot:
+        """Read a document's head, once more after an audit that could not compare it."""
+        head = await self._past.head(watch.key)
+        while watch.is_doubtful:
+            watch.is_doubtful = False
+            head = await self._past.head(watch.key)
+        return head
 
     async def _fill(self, watch: _Watch, document: WatchedDocument) -> None:
         """Read what a document lacks from history, until it lacks nothing or is not watched any more."""
@@ -364,6 +370,9 @@ class Feed:
                 self._catch_up(watch, document, now, why)
             elif known[key].sequence <= committed[watch.partition]:
                 # What was announced and committed is no more: the projection was made from another copy of the log.
+                # Changes are held until its head is read, as for a document that is opened.
+                watch.document, watch.newest = None, 0
+                watch.forget()
                 self._start(self._restart(watch, document))
         self._progress.settle(committed, _now())
 
@@ -380,14 +389,14 @@ class Feed:
 
     async def _restart(self, watch: _Watch, document: WatchedDocument) -> None:
         try:
-            head = await self._past.head(watch.key)
+            head = await self._head(watch)
         except RefoldError as error:
             # The next audit finds it again.
             get_logger().warning("live_restart_failed", code=error.code, error=str(error))
-            return
-        watch.newest = head.version
-        watch.forget()
-        document.reset(head)
+        else:
+            document.reset(head)
+        watch.document = document
+        self._append_held(watch, document)
 
 
 def _now() -> float:

@@ -286,6 +286,43 @@ async def test_a_projection_that_went_back_is_followed() -> None:
             assert document.state() == "old"
 
 
+async def test_a_change_that_comes_while_a_document_begins_again_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with feeding() as world:
+        async with world.projecting():
+            document = await world.feed.watch(("n", "a"))
+            await until(lambda: world.feed.sequence >= 1)
+            for _ in range(3):
+                await world.write("a")
+            await until(lambda: is_current(world, document))
+        # The log was restored from an older copy, and folded anew.
+        world.log = MemoryLog("log-1")
+        await world.write("a", {"put": "old"})
+        for name in ("checkpoints", "documents"):
+            getattr(world.tables, name).clear()
+        world.tables.log_id = None
+        read, is_answered, is_read = world.store.head, asyncio.Event(), asyncio.Event()
+
+        async def head(*key: str) -> Head | None:
+            found = await read(*key)
+            is_read.set()
+            await is_answered.wait()
+            return found
+
+        monkeypatch.setattr(world.store, "head", head)
+        heard: list[bytes] = []
+        await world.wire.listen("change.n.a", lambda _, body: heard.append(body))
+        async with world.projecting() as loop:
+            await is_read.wait()
+            heard.clear()
+            last = await world.write("a", {"put": "new"})
+            await until(lambda: heard != [] and loop.committed_sequence == last)
+            is_answered.set()
+            await until(lambda: document.version == 2)
+            assert document.state() == "new"
+
+
 async def test_a_document_is_watched_until_its_last_user_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "WATCHED_MAX", 1)
     async with feeding() as world, world.projecting():
