@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
+import pytest
+
 from refold.gateway.announced import Announced
-from refold.store import partition_of_key
+from refold.store import Key, partition_of_key
 
 KEY, OTHER = ("n", "d"), ("m", "e")
 PARTITION = partition_of_key(KEY)
@@ -40,3 +44,26 @@ def test_a_namespace_waits_for_its_own_documents_and_everything_for_all() -> Non
     assert max(sequence for _, sequence in announced.of_namespace("n")) == 5
     assert max(sequence for _, sequence in announced.of_namespace("none")) == 0
     assert sorted(sequence for _, sequence in announced.of_namespace(None) if sequence) == [5, 8]
+
+
+def test_what_a_namespace_waits_for_is_found_without_a_search_of_its_documents() -> None:
+    class Unsearched(dict[Key, int]):
+        """Documents that may be looked up, but not gone through."""
+
+        def items(self) -> NoReturn:
+            """Fail. Raises `AssertionError`."""
+            raise AssertionError
+
+        __iter__ = keys = values = items
+
+    announced = Announced()
+    announced.note(PARTITION, ("n", "first"), 3)
+    announced.note(PARTITION, ("n", "second"), 7)
+    announced.note(PARTITION, ("m", "other"), 9)
+    announced.forget(PARTITION, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(announced, "_documents", [Unsearched(each) for each in announced._documents])
+        assert announced.of_namespace("n")[PARTITION] == (PARTITION, 7)
+        assert announced.of_namespace("m")[PARTITION] == (PARTITION, 9)
+    announced.forget(PARTITION, 8)
+    assert announced.of_namespace("n")[PARTITION] == (PARTITION, 0)
