@@ -240,7 +240,7 @@ class Stream:
         self.ends_at = 0.0
         self._owner = owner
         self._sink = sink
-        # Subscriptions that are to be loaded. One at a time is, so that a stream holds one part of what it lacks.
+        # Subscriptions waiting to load, one at a time, to bound memory per stream.
         self._loads: deque[Entry] = deque()
         self._is_loading = False
         self._is_drained = asyncio.Event()

@@ -20,7 +20,7 @@ from refold.core.stream import PARTITIONS, Route, route
 from refold.live import LiveFull
 from refold.live.past import Past, Projection
 from refold.live.progress import USUAL_SECONDS, Progress
-from refold.live.watched import RING_BYTES_MAX, RING_CHANGES_MAX, Change, WatchedDocument
+from refold.live.watched import RING_BYTES_MAX, RING_CHANGES_MAX, Change, Watch, WatchedDocument
 from refold.log import PROGRESS_SUBJECT, Notices, change_subject
 from refold.store import Key, VersionAt
 from refold.store.ports import LatestReader
@@ -32,9 +32,6 @@ WATCHED_MAX: Final = 20_000
 
 RINGS_BYTES_MAX: Final = 256 * 1024 * 1024
 """What is kept of the changes of all watched documents."""
-
-HELD_BYTES_MAX: Final = 1024 * 1024
-"""Changes of one document that are held until the ones before are there; what is more is read from history."""
 
 SUBJECTS_CACHED_MAX: Final = 100_000
 """Subjects whose partition and names are remembered: reading them takes 5 to 10 microseconds."""
@@ -63,42 +60,6 @@ class Listener(Protocol):
         """Note that the changes up to `sequence` were passed, but perhaps not all of those up to `gap_sequence`."""
 
 
-class _Watch:
-    """A document that is watched: for how many, what is known of it, and what is held until a gap is filled."""
-
-    def __init__(self, key: Key, partition: int) -> None:
-        self.key = key
-        self.partition = partition
-        self.users_count = 0
-        self.document: WatchedDocument | None = None
-        self.opened: asyncio.Future[WatchedDocument] = asyncio.get_running_loop().create_future()
-        # The highest version that is known to exist.
-        self.newest = 0
-        # Whether an audit ran while the head was being read.
-        self.is_doubtful = False
-        self._held: dict[int, Change] = {}
-        self._held_bytes = 0
-
-    def hold(self, change: Change) -> None:
-        if self._held_bytes + len(change.body) <= HELD_BYTES_MAX and change.version not in self._held:
-            self._held[change.version] = change
-            self._held_bytes += len(change.body)
-
-    def append_held(self, document: WatchedDocument) -> bool:
-        """Append what follows the document's version; return whether that is all."""
-        while (change := self._held.pop(document.version + 1, None)) is not None:
-            self._held_bytes -= len(change.body)
-            document.append(change)
-        if document.version < self.newest:
-            return False
-        self.forget()
-        return True
-
-    def forget(self) -> None:
-        self._held.clear()
-        self._held_bytes = 0
-
-
 class Feed:
     """Bring changes to the documents that are watched, and to listeners.
 
@@ -114,12 +75,12 @@ class Feed:
         self._projection = projection
         self._metrics = metrics
         self._progress = Progress()
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, Watch] = {}
         self._listeners: list[Listener] = []
-        # By partition, the documents that are not watched, with what of them was announced and is not committed.
+        # By partition, the unwatched documents with their highest uncommitted sequence.
         self._recent: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
         # Documents that lack changes, in order, each with the sequence up to which it lacked none.
-        self._filling: dict[_Watch, int] = {}
+        self._filling: dict[Watch, int] = {}
         self._beginning = asyncio.Lock()
         self._has_begun = False
         self._last_sequence = 0
@@ -236,7 +197,7 @@ class Feed:
         for listener in tuple(self._listeners):
             listener.advance(min(self._progress.announced), self._progress.gap_sequence)
 
-    def _offer(self, watch: _Watch, change: Change) -> None:
+    def _offer(self, watch: Watch, change: Change) -> None:
         """Append a change, or hold it where changes before it are missing."""
         document = watch.document
         watch.newest = max(change.version, watch.newest)
@@ -251,7 +212,7 @@ class Feed:
         if document is not None:
             self._append_held(watch, document)
 
-    def _append_held(self, watch: _Watch, document: WatchedDocument) -> None:
+    def _append_held(self, watch: Watch, document: WatchedDocument) -> None:
         """Append what is held, and begin to fill the gap where something is missing."""
         if not watch.append_held(document) and watch not in self._filling:
             self._filling[watch] = self.sequence
@@ -260,23 +221,23 @@ class Feed:
 
     # --- Watched documents -------------------------------------------------------------------------------
 
-    def _add(self, subject: str, key: Key) -> _Watch:
+    def _add(self, subject: str, key: Key) -> Watch:
         if len(self._watches) >= WATCHED_MAX:
             raise LiveFull(f"{WATCHED_MAX} documents are watched here already")
         partition = _route(subject).partition
-        watch = self._watches[subject] = _Watch(key, partition)
+        watch = self._watches[subject] = Watch(key, partition)
         # What has come of it is in the head, once that is committed; what comes from now on is held.
         if announced := self._recent[partition].pop(subject, 0):
             self._projection.note_announced(key, announced)
         self._start(self._open(watch))
         return watch
 
-    def _leave(self, subject: str, watch: _Watch) -> None:
+    def _leave(self, subject: str, watch: Watch) -> None:
         watch.users_count -= 1
         if not watch.users_count:
             del self._watches[subject]
 
-    async def _open(self, watch: _Watch) -> None:
+    async def _open(self, watch: Watch) -> None:
         try:
             head = await self._head(watch)
         except BaseException as error:
@@ -292,7 +253,7 @@ class Feed:
             watch.opened.set_result(document)
             self._append_held(watch, document)
 
-    async def _head(self, watch: _Watch) -> Snapshot:
+    async def _head(self, watch: Watch) -> Snapshot:
         """Read a document's head, once more after an audit that could not compare it."""
         head = await self._past.head(watch.key)
         while watch.is_doubtful:
@@ -300,7 +261,7 @@ class Feed:
             head = await self._past.head(watch.key)
         return head
 
-    async def _fill(self, watch: _Watch, document: WatchedDocument) -> None:
+    async def _fill(self, watch: Watch, document: WatchedDocument) -> None:
         """Read what a document lacks from history, until it lacks nothing or is not watched any more."""
         try:
             while watch.users_count and document.version < watch.newest:
@@ -314,7 +275,7 @@ class Feed:
         finally:
             del self._filling[watch]
 
-    async def _fill_once(self, watch: _Watch, document: WatchedDocument) -> None:
+    async def _fill_once(self, watch: Watch, document: WatchedDocument) -> None:
         if watch.newest - document.version > RING_CHANGES_MAX:
             # Subscribers would get a snapshot, too.
             head = await self._past.head(watch.key)
@@ -376,7 +337,7 @@ class Feed:
                 self._start(self._restart(watch, document))
         self._progress.settle(committed, _now())
 
-    def _catch_up(self, watch: _Watch, document: WatchedDocument, now: VersionAt, why: str) -> None:
+    def _catch_up(self, watch: Watch, document: WatchedDocument, now: VersionAt, why: str) -> None:
         """Bring a document to a version that the store has."""
         if why == "time":
             if now.sequence > self._progress.announced[watch.partition]:
@@ -387,7 +348,7 @@ class Feed:
         watch.newest = max(now.version, watch.newest)
         self._append_held(watch, document)
 
-    async def _restart(self, watch: _Watch, document: WatchedDocument) -> None:
+    async def _restart(self, watch: Watch, document: WatchedDocument) -> None:
         try:
             head = await self._head(watch)
         except RefoldError as error:

@@ -5,6 +5,7 @@ Made by the feed; used by queries.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from itertools import takewhile
@@ -25,6 +26,8 @@ RING_CHANGES_MAX: Final = 1_000
 RING_BYTES_MAX: Final = 1024 * 1024
 """What is kept of one document's changes, for subscribers that are behind."""
 
+HELD_BYTES_MAX: Final = 1024 * 1024
+"""Changes of one document that are held until the ones before are there; what is more is read from history."""
 
 COUNTED_BYTES: Final = 64 * 1024
 """A state's size is counted again after so many bytes of changes, and as many as it has."""
@@ -201,6 +204,44 @@ class WatchedDocument:
             "sequence": self.sequence,
             "recorded_at": self.recorded_at,
         }
+
+
+class Watch:
+    """A document that is watched: for how many, what is known of it, and what is held until a gap is filled."""
+
+    def __init__(self, key: Key, partition: int) -> None:
+        self.key = key
+        self.partition = partition
+        self.users_count = 0
+        self.document: WatchedDocument | None = None
+        self.opened: asyncio.Future[WatchedDocument] = asyncio.get_running_loop().create_future()
+        # The highest version that is known to exist.
+        self.newest = 0
+        # Whether an audit ran while the head was being read.
+        self.is_doubtful = False
+        self._held: dict[int, Change] = {}
+        self._held_bytes = 0
+
+    def hold(self, change: Change) -> None:
+        """Keep a change until the ones before it are appended."""
+        if self._held_bytes + len(change.body) <= HELD_BYTES_MAX and change.version not in self._held:
+            self._held[change.version] = change
+            self._held_bytes += len(change.body)
+
+    def append_held(self, document: WatchedDocument) -> bool:
+        """Append what follows the document's version; return whether that is all."""
+        while (change := self._held.pop(document.version + 1, None)) is not None:
+            self._held_bytes -= len(change.body)
+            document.append(change)
+        if document.version < self.newest:
+            return False
+        self.forget()
+        return True
+
+    def forget(self) -> None:
+        """Forget what is held."""
+        self._held.clear()
+        self._held_bytes = 0
 
 
 def applied(state: Json, operations: list[Json]) -> Json:
