@@ -19,7 +19,7 @@ from refold.core.stream import PARTITIONS, Checkpoint
 from refold.store import Capabilities, Depth, Head, Key, Page, partition_of_key
 from refold.store.layers import sources as sources_module
 from refold.store.layers.breaker import FAILURES_IN_A_ROW, Breaker
-from refold.store.layers.fallback import FallbackReader
+from refold.store.layers.fallback import ANSWER_SECONDS, FallbackReader
 from refold.store.layers.sources import TERMS, Source, Sources, Terms
 from support.simulated import run_simulated
 
@@ -37,8 +37,11 @@ class Log:
         self.keys: list[Key] = []
 
 
+SLOW_SECONDS = 30
+
+
 class Store:
-    """A store that has the log up to `sequence`; `state` is `up`, `down` or `hung`."""
+    """A store that has the log up to `sequence`; `state` is `up`, `down`, `hung` or `slow`, to list documents."""
 
     def __init__(self, log: Log, depth: Depth) -> None:
         self.log, self.sequence, self.state = log, 0, "up"
@@ -70,8 +73,13 @@ class Store:
         last = self.last((namespace, document))
         return Head(namespace, document, NEVER._replace(version=last), last) if last else None
 
+    async def ping(self) -> None:
+        await self._answer()
+
     async def list_documents(self, *_: Any, **__: Any) -> Page:
         await self._answer()
+        if self.state == "slow":
+            await asyncio.sleep(SLOW_SECONDS)
         heads = [Head(*key, NEVER._replace(version=self.last(key)), self.last(key)) for key in KEYS]
         return Page([head for head in heads if head.last_sequence], None)
 
@@ -275,6 +283,25 @@ def test_a_failing_read_is_tried_again_at_each_store_as_often_as_that_allows_wit
             await FallbackReader(sources).head(*KEYS[0])
         seconds = asyncio.get_running_loop().time()
         assert seconds == pytest.approx(sources_module.RETRY_SECONDS * pauses, abs=0.02)
+
+    run_simulated(check())
+
+
+@pytest.mark.parametrize(
+    ("state", "name", "seconds"), [("slow", "a", SLOW_SECONDS), ("hung", "b", 2 * ANSWER_SECONDS)]
+)
+def test_a_long_read_may_take_its_time_at_a_store_that_answers_and_not_at_one_that_hangs(
+    state, name, seconds
+):
+    async def check() -> None:
+        sources, first, _ = await _pair(first=50, second=50)
+        loop = asyncio.get_running_loop()
+        terms = Terms(deadline=loop.time() + 5)
+        TERMS.set(terms)
+        first.state = state
+        page = await FallbackReader(sources).list_documents("n", prefix="", where=None, limit=9, cursor=None)
+        assert [head.last_sequence for head in page.heads] == [50]
+        assert (terms.store, loop.time()) == (name, pytest.approx(seconds, abs=0.1))
 
     run_simulated(check())
 

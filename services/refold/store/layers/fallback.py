@@ -30,8 +30,12 @@ from refold.store import (
 from refold.store.layers.sources import ALL_PARTITIONS, Result, Source, Sources
 from refold.store.ports import Reader
 
-POINT_READ_SECONDS: Final = 1.0
-"""A store that has not answered a read of one document by then is taken for one that does not answer."""
+ANSWER_SECONDS: Final = 1.0
+"""A store that has not answered by then is taken for one that does not answer.
+
+A read of one document counts as its answer. A longer read may take its time: it goes on as long as the store answers a
+ping, made each time that this has passed, so that one that hangs is given up after twice as long.
+"""
 
 
 class FallbackReader:
@@ -247,15 +251,12 @@ class FallbackReader:
         """Read of one document; `shown` returns the highest sequence that an answer shows."""
         partition = partition_of_key(key)
 
-        async def bounded(store: Reader) -> Result:
-            try:
-                async with asyncio.timeout(POINT_READ_SECONDS):
-                    return await call(store)
-            except TimeoutError:
-                message = "the store did not answer a read of one document in time"
-                raise TimedOut(message, seconds=POINT_READ_SECONDS) from None
-
-        source, result = await self._read(bounded, range(partition, partition + 1), order)
+        source, result = await self.sources.read(
+            lambda store: _in_time(call(store)),
+            range(partition, partition + 1),
+            order,
+            is_strict=self._is_strict,
+        )
         self.sources.note_answer(source, partition, shown(result))
         return result
 
@@ -303,18 +304,17 @@ class FallbackReader:
     async def _read(
         self, call: Callable[[Reader], Awaitable[Result]], partitions: range, order: Iterable[Source] = ()
     ) -> tuple[Source, Result]:
-        return await self.sources.read(call, partitions, order, is_strict=self._is_strict)
+        """Make a read that may take long."""
+        return await self.sources.read(
+            lambda store: _while_answering(store, call(store)), partitions, order, is_strict=self._is_strict
+        )
 
     async def _epoch(self, source: Source) -> str:
         """Read one store's epoch; none where it does not answer, so that it counts as another one then."""
         assert source.reader is not None
         try:
             with source.breaker.call():
-                try:
-                    async with asyncio.timeout(POINT_READ_SECONDS):
-                        return f"{source.name}:{await source.reader.epoch()}"
-                except TimeoutError:
-                    raise TimedOut("the store did not answer in time", store=source.name) from None
+                return f"{source.name}:{await _in_time(source.reader.epoch())}"
         except (StoreError, TimedOut):
             return f"{source.name}:"
 
@@ -322,13 +322,43 @@ class FallbackReader:
         known = list(source.sequences)
         assert source.reader is not None
         with source.breaker.call():
-            try:
-                async with asyncio.timeout(POINT_READ_SECONDS):
-                    found = await source.reader.checkpoints()
-            except TimeoutError:
-                raise TimedOut("the store did not answer in time", store=source.name) from None
+            found = await _in_time(source.reader.checkpoints())
         self.sources.note_checkpoints(source, found, known)
         return found
+
+
+async def _in_time(answer: Awaitable[Result]) -> Result:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await answer
+    except TimeoutError:
+        raise _silent() from None
+
+
+async def _while_answering(store: Reader, answer: Awaitable[Result]) -> Result:
+    """Wait for a long read as long as its store answers pings."""
+    try:
+        async with asyncio.timeout(None) as limit:
+            watching = asyncio.create_task(_end_when_silent(store, limit), name="is the store answering")
+            try:
+                return await answer
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        raise _silent() from None
+
+
+async def _end_when_silent(store: Reader, limit: asyncio.Timeout) -> None:
+    try:
+        while True:
+            await asyncio.sleep(ANSWER_SECONDS)
+            await _in_time(store.ping())
+    except (StoreError, TimedOut):
+        limit.reschedule(asyncio.get_running_loop().time())
+
+
+def _silent() -> TimedOut:
+    return TimedOut("the store did not answer in time", seconds=ANSWER_SECONDS)
 
 
 def _sequence_of(entry: Entry | None) -> int:

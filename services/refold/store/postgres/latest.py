@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
 
 from refold.core.errors import (
@@ -41,6 +40,7 @@ from refold.store.postgres.pool import (
     Connection,
     Pool,
     Row,
+    read_snapshot,
 )
 from refold.store.postgres.rows import Rows, key_of
 from refold.store.postgres.schema import read_checkpoints
@@ -136,11 +136,10 @@ class PostgresLatest:
             return [NamespaceCount(*row) for row in await connection.fetch(SQL["namespaces"])]
 
     async def ping(self) -> None:
-        async with self._pool.lend() as connection:
-            await connection.execute(SQL["ping"])
+        await self._pool.ping()
 
     async def _list_all(self, query: _Query) -> _Listed:
-        async with self._pool.lend() as connection, _consistent(connection):
+        async with self._pool.lend() as connection, read_snapshot(connection):
             found = await _list(connection, query, self._rows)
             namespace, after, prefix, _ = query.within
             is_empty = not (found[0] or after or prefix)
@@ -155,7 +154,7 @@ class PostgresLatest:
             async with asyncio.timeout(seconds):
                 await self._searches.acquire()
             try:
-                async with self._pool.lend() as connection, _consistent(connection):
+                async with self._pool.lend() as connection, read_snapshot(connection):
                     return await _Search(connection, query, self._rows, where, seconds).run()
             finally:
                 self._searches.release()
@@ -272,7 +271,3 @@ def _encrypted(why: str) -> Refused:
 
 def _bad_where(rule: str, where: str) -> Refused:
     return Refused("bad_where", rule, field="where", shape=repr(where[:80]))
-
-
-def _consistent(connection: Connection) -> AbstractAsyncContextManager[object]:
-    return connection.transaction(isolation="repeatable_read", readonly=True)

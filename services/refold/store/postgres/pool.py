@@ -127,8 +127,25 @@ class Pool:
                 connection = await self._pool.acquire()
             try:
                 yield connection
+            except asyncio.CancelledError:
+                # The release would wait until the server has ended the statement, which one that hangs never does.
+                connection.terminate()
+                raise
             finally:
                 await self._pool.release(connection)
+
+    async def ping(self) -> None:
+        """Raise where the server does not answer; slow reads that hold every connection do not delay it."""
+        if self.connections.used < self._size:
+            async with self.lend() as pooled:
+                await pooled.execute(SQL["ping"])
+            return
+        connection = await self.connect()
+        try:
+            with translated():
+                await connection.execute(SQL["ping"])
+        finally:
+            connection.terminate()
 
     @property
     def connections(self) -> Connections:
@@ -218,6 +235,20 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
     except BaseException:
         connection.terminate()
         raise
+
+
+@asynccontextmanager
+async def read_snapshot(connection: Connection) -> AsyncIterator[None]:
+    """Read all of the block as of one moment, on a connection of the pool."""
+    begun = connection.transaction(isolation="repeatable_read", readonly=True)
+    await begun.start()
+    try:
+        yield
+    except Exception:
+        # After a cancellation, `lend` ends the connection: ROLLBACK would wait for the statement's end.
+        await begun.rollback()
+        raise
+    await begun.commit()
 
 
 @asynccontextmanager
