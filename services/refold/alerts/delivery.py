@@ -95,7 +95,7 @@ class Delivery:
                 await asyncio.sleep(max(0.0, self._breaker.retry_at - self._timer()))
             try:
                 with self._breaker.call():
-                    await self.sender.send(notification, now=self._clock())
+                    await self.sender.attempt(notification, now=self._clock())
             except NotDelivered as error:
                 self.is_up = False
                 get_logger().warning(

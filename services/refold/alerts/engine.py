@@ -1,6 +1,6 @@
 """Run the rules: ask all targets, evaluate, and deliver the notifications that are due. One engine a process.
 
-Used by `refold.wiring.alerts`. A source of alerts hands values to the state machine; this one has metrics.
+Used by `refold.wiring.alerts`.
 """
 
 from __future__ import annotations
@@ -188,6 +188,6 @@ async def scrape(target: Target, seconds: float) -> list[Sample] | None:
         if answer.status != 200:
             raise ValueError(f"{path} answered {answer.status}")
         return parse(answer.body.decode()) if path == "/metrics" else []
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError) as error:
         get_logger().debug("target_silent", target=target.service, url=target.url, error=str(error))
         return None

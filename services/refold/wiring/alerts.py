@@ -119,7 +119,7 @@ async def _try(sender: Sender, now: float) -> Tried:
     statuses = ("firing", "resolved") if sender.is_follower else ("firing",)
     try:
         for status in statuses:
-            await sender.send(_test_notification(sender.name, status, now), now=now)
+            await sender.attempt(_test_notification(sender.name, status, now), now=now)
     except NotDelivered as error:
         return Tried("", str(error))
     return Tried(sender.tested, "")

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from structlog.testing import capture_logs
 
 from refold.alerts import Notice, Notification, digest_of
 from refold.alerts.delivery import ATTEMPTS_MAX, BURST, Delivery
@@ -158,6 +159,23 @@ async def test_it_is_given_up_after_a_final_answer_or_all_attempts(storage, stat
     ):
         assert (delivery.lost, delivery.is_up, storage.read_outbox()) == (1, False, [])
     assert len(receiver.requests) == attempts
+
+
+class Broken(Slack):
+    """A notifier with an error that it does not expect."""
+
+    async def send(self, notification, *, now):
+        raise UnicodeError(f"{self.url.get_secret_value()} at {now} for {notification.key}")
+
+
+async def test_an_unexpected_error_is_an_attempt_that_failed_and_shows_no_secret(storage):
+    sender = Broken(name="chat", kind="slack", url="https://hooks.example.org/T0/s3cret")
+    with capture_logs() as lines:
+        async with delivering(sender, storage, notification(1), notification(2)) as delivery:
+            assert (delivery.lost, delivery.is_up, storage.read_outbox()) == (2, False, [])
+    errors = [line["error"] for line in lines if line["event"] == "alert_not_delivered"]
+    assert errors == ["unexpected UnicodeError"] * 2 * ATTEMPTS_MAX
+    assert "s3cret" not in str(lines)
 
 
 async def test_the_receiver_says_when_to_try_again_and_no_error_shows_its_path():

@@ -21,6 +21,8 @@ summary = "{value} s"
 
 HOOK = '[[notifier]]\nname = "a"\nkind = "webhook"\n'
 
+DOCUMENTS = '[[notifier]]\nname = "a"\nkind = "documents"\nurl = "{}"'
+
 MAIL = """\
 [[notifier]]
 name = "a"
@@ -117,7 +119,8 @@ def test_the_shipped_rules_can_be_read_and_their_runbooks_exist():
             "line 4, key severities: must not be empty",
         ),
         (HOOK + 'url = "https://x.org/a b"', "line 4, key url: must have neither spaces"),
-        (HOOK + 'url = "https://x.org:99999/"', "line 4, key url: Port out of range"),
+        (HOOK + 'url = "https://x.org:99999/"', "line 4, key url: the port must be from"),
+        (HOOK + 'url = "https://hooks..x.org/"', "line 4, key url: the host must have labels of"),
         (HOOK + 'url_file = "/nonexistent/x"', "line 4, key url_file: cannot be read"),
         (HOOK + 'url = "https://x.org/"\nurl_file = "/x"', "line 5, key url_file: give either `url` or"),
         (
@@ -128,6 +131,11 @@ def test_the_shipped_rules_can_be_read_and_their_runbooks_exist():
             '[[notifier]]\nname = "a"\nkind = "slack"\nurl = "https://u:p@x.org/"',
             "line 4, key url: must have no user",
         ),
+        (DOCUMENTS.format("http://gateway:99999"), "line 4, key url: the port must be from 1 to 65535"),
+        (DOCUMENTS.format("http://gateway:one"), "line 4, key url: the port must be from 1 to 65535"),
+        (DOCUMENTS.format("http://[::1"), "line 4, key url: "),
+        (DOCUMENTS.format("http://a..b"), "line 4, key url: the host must have labels of"),
+        (MAIL.replace('host = "x.org"', 'host = ".x.org"'), "line 4, key host: the host must have labels"),
         (
             MAIL,
             "line 7, key starttls: may be false only for a server on",

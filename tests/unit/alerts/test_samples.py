@@ -25,6 +25,12 @@ def values_of(samples, rule, now):
     }
 
 
+@pytest.mark.parametrize("text", ['refold_ready{a="1", ="y"} 3\n', "refold_ready\n", "refold_ready x\n"])
+def test_a_line_that_is_no_sample_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        parse(text)
+
+
 def test_the_worst_series_of_each_group_counts():
     rule, samples = watching('metric = "refold_lag_seconds"', 'by = ["instance"]')
     samples.add(0, GATEWAY, parse('refold_lag_seconds{shard="1"} 3\nrefold_lag_seconds{shard="2"} 7\n'))

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from refold.telemetry.http import BadAnswer, get
+from refold.telemetry import http
+from refold.telemetry.http import AddressRefused, BadAnswer, get
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -56,17 +57,45 @@ async def test_a_body_is_read_whole(answer: bytes) -> None:
         b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\nhello",
         CHUNKED + b"5\r\nhello\r\n",
         CHUNKED + b"five\r\nhello\r\n0\r\n\r\n",
+        CHUNKED + b"-6\r\nabcdefgh",
+        b"HTTP/1.1 " + b"2" * 5_000 + b" OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n\r\n" + bytes(21),
     ],
-    ids=["nothing", "another protocol", "cut off", "cut off between chunks", "no chunk", "too large"],
+    ids=[
+        "nothing",
+        "another protocol",
+        "cut off",
+        "cut off between chunks",
+        "no chunk",
+        "a chunk that goes back",
+        "no status",
+        "too large",
+    ],
 )
-async def test_what_is_no_complete_answer_is_an_error(answer: bytes) -> None:
+async def test_what_is_no_complete_answer_is_an_error(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_BYTES_MAX", 20)
     async with answering(answer) as url:
         with pytest.raises(BadAnswer):
-            await get(url, seconds=5, body_bytes_max=20)
+            await get(url, seconds=5)
 
 
 async def test_a_server_that_does_not_answer_in_time_is_given_up() -> None:
     async with answering(None) as url:
         with pytest.raises(TimeoutError):
             await get(url, seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a:99999/",
+        "http://a:one/",
+        "http://a..b/",
+        f"https://{'a' * 64}.org/",
+        "http:///x",
+        "http://[::1",
+    ],
+)
+async def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(AddressRefused):
+        await get(url, seconds=5)

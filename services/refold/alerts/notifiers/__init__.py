@@ -44,6 +44,16 @@ class Sender(Table):
     async def send(self, notification: Notification, *, now: float) -> None:
         """Deliver it once. Raises `NotDelivered`."""
 
+    async def attempt(self, notification: Notification, *, now: float) -> None:
+        """Send it; an error that `send` does not expect is a failed attempt too. Raises `NotDelivered`."""
+        try:
+            await self.send(notification, now=now)
+        except NotDelivered:
+            raise
+        except Exception as error:
+            # One notifier must not end the engine and the others. The text may hold a secret, such as the URL.
+            raise NotDelivered(f"unexpected {type(error).__name__}") from error
+
 
 class Log(Sender):
     """Write each notice as a line of the service's log."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from refold.alerts import Notice, Notification
 from refold.alerts.notifiers import SEND_SECONDS, NotDelivered, Sender
@@ -15,7 +15,7 @@ from refold.alerts.notifiers.webhook import time_text
 from refold.client import Refold
 from refold.core import json_text
 from refold.core.errors import RefoldError, ServiceUnavailable, TimedOut
-from refold.telemetry.http import Response, get
+from refold.telemetry.http import Response, address_of, get
 
 ACTOR: Final = "refold-alerts"
 
@@ -29,6 +29,13 @@ class Documents(Sender):
     url: str | None = Field(None, pattern=r"^https?://[^/\s,@?#]+$")
     """The gateway; by default the first one among the targets."""
     namespace: str = Field("alerts", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+
+    @field_validator("url")
+    @classmethod
+    def _reachable(cls, url: str | None) -> str | None:
+        if url is not None:
+            address_of(url)
+        return url
 
     async def send(self, notification: Notification, *, now: float) -> None:  # noqa: ARG002 - as the others.
         """Append the events, without waiting until they are folded. Raises `NotDelivered`.

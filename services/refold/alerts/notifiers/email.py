@@ -13,12 +13,12 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from refold.alerts import Notice, Notification, digest_of
 from refold.alerts.notifiers import SEND_SECONDS, NotDelivered, Sender
 from refold.alerts.notifiers.webhook import time_text
-from refold.telemetry.http import LOOPBACK_HOSTS
+from refold.telemetry.http import LOOPBACK_HOSTS, valid_host
 
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+$", max_length=254)]
 
@@ -27,7 +27,7 @@ class Email(Sender):
     """Send mails through a server with STARTTLS."""
 
     kind: Literal["email"]
-    host: str
+    host: Annotated[str, AfterValidator(valid_host)]
     port: int = Field(587, ge=1, le=65_535)
     sender: Address
     to: tuple[Address, ...] = Field(min_length=1, max_length=50)

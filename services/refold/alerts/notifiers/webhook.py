@@ -19,7 +19,7 @@ from refold.alerts import Notice, Notification
 from refold.alerts.notifiers import SEND_SECONDS, NotDelivered, Sender
 from refold.core import json_text
 from refold.core.timestamp import parse_retry_after
-from refold.telemetry.http import LOOPBACK_HOSTS, AddressRefused, post
+from refold.telemetry.http import LOOPBACK_HOSTS, AddressRefused, address_of, post
 
 
 def _secure_url(url: SecretStr) -> SecretStr:
@@ -36,8 +36,7 @@ def _secure_url(url: SecretStr) -> SecretStr:
         raise ValueError("must begin with https://; http:// only for 127.0.0.1, ::1 or localhost")
     if parts.username is not None:
         raise ValueError("must have no user and password before its host; use `secret`")
-    if parts.port == 0:
-        raise ValueError("must have a port from 1 to 65535")
+    address_of(text)
     return url
 
 

@@ -27,9 +27,14 @@ class Sample(NamedTuple):
 def parse(text: str) -> list[Sample]:
     """Return the samples of an exposition. Raises `ValueError` for text that is none."""
     families = text_string_to_metric_families(text)
-    return [
-        Sample(sample.name, sample.labels, sample.value) for family in families for sample in family.samples
-    ]
+    try:
+        return [
+            Sample(sample.name, sample.labels, sample.value)
+            for family in families
+            for sample in family.samples
+        ]
+    except LookupError as error:
+        raise ValueError("a line is no sample") from error
 
 
 def firing_alerts(samples: Iterable[Sample]) -> set[tuple[str, str]] | None:
