@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import Context
 from typing import Final, NamedTuple
 
 from refold.core.errors import LogUnavailable
@@ -114,7 +115,8 @@ class Backlog:
         """Return a block's outlines, as far as the log has them; concurrent readers share one request."""
         task = self._blocks.get(first)
         if task is None:
-            task = self._blocks[first] = asyncio.ensure_future(self._load(first))
+            task = asyncio.create_task(self._load(first), name="live-outlines", context=Context())
+            self._blocks[first] = task
             task.add_done_callback(lambda done: self._keep(first, done))
         else:
             self._blocks.move_to_end(first)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Hashable
+from contextvars import Context
 from functools import partial
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
@@ -159,7 +160,9 @@ class Documents:
         if (made := self._replays.get(place)) is not None and made.document.version > after:
             return made
         if place not in self._loading:
-            task = asyncio.get_running_loop().create_task(self._load(key, asked, after), name="live-replay")
+            # Not in the context of the request that is first: its end is not that of the others.
+            loading = self._load(key, asked, after)
+            task = asyncio.get_running_loop().create_task(loading, name="live-replay", context=Context())
             self._loading[place] = task
             task.add_done_callback(lambda _: self._loading.pop(place))
         made = self._replays[place] = await asyncio.shield(self._loading[place])

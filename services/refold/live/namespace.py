@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from functools import partial
 from typing import Final, Protocol
 from weakref import WeakSet
@@ -113,7 +114,9 @@ class Namespaces:
         place = query.key, after
         task = self._loading.get(place)
         if task is None:
-            task = self._loading[place] = asyncio.ensure_future(self._read(query, after))
+            # Not in the context of the request that is first: its end is not that of the others.
+            task = asyncio.create_task(self._read(query, after), name="live-backlog", context=Context())
+            self._loading[place] = task
             task.add_done_callback(lambda _: self._loading.pop(place))
         try:
             return await asyncio.shield(task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
+from contextvars import Context
 from typing import Final
 
 from refold.core.errors import Refused
@@ -104,7 +105,8 @@ class Live:
 
     def start(self, work: Coroutine[None, None, None]) -> None:
         """Run something beside the passes."""
-        task = asyncio.get_running_loop().create_task(work, name="live-work")
+        # Not in the context of the request that opened the stream, which may have ended.
+        task = asyncio.get_running_loop().create_task(work, name="live-work", context=Context())
         self._works.add(task)
         task.add_done_callback(self._works.discard)
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
+from starlette.types import Message, Receive, Scope, Send
 
 from refold.core.errors import Refused
+from refold.gateway.inflight import InFlight, InFlightLimits, Waiters, deadline_in, waiting
 from refold.live import Frame, LiveFull, Mailbox, Mode, documents
+from refold.live.watched import Change
+from refold.store import Key
 from support.streams import KEY, LOG, MemoryFeed, Reader, asked, live_of
 
 
@@ -332,3 +338,46 @@ async def test_values_that_patterns_match_count_as_what_may_be_watched(
     stream = await live.open(subscriptions[:3], Reader(None))
     stream.close()
     assert not any(feed.counts.values())
+
+
+@pytest.mark.parametrize("is_poll", [False, True])
+async def test_a_request_that_leaves_takes_nothing_from_others_that_wait_for_the_same_changes(
+    *, is_poll: bool
+) -> None:
+    feed, in_flight, has_left = MemoryFeed(), InFlight(InFlightLimits(), CollectorRegistry()), asyncio.Event()
+    for number in range(3):
+        feed.publish(put(number))
+    commits: Waiters[int] = Waiters()
+    read = feed.past_changes
+
+    async def past_changes(key: Key, after: int, limit: int) -> list[Change]:
+        assert await commits.wait(3, deadline_in(10))
+        return await read(key, after, limit)
+
+    feed.past_changes = past_changes  # type: ignore[method-assign]
+    live, readers = live_of(feed), [Reader(1), Reader(1)]
+
+    async def serve(scope: Scope, _: Receive, send: Send) -> None:
+        async with waiting() if is_poll else nullcontext():
+            await live.open([asked(after=1, is_merged=False)], readers[scope["reader"]])
+        await send({"type": "http.response.start", "status": 200})
+
+    async def leave() -> Message:
+        await has_left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_: Message) -> None: ...
+
+    scope = {"type": "http", "method": "GET", "path": "/live/v1", "client": None}
+    requests = [
+        asyncio.create_task(in_flight.serve(serve, {**scope, "reader": number}, receive, send))
+        for number, receive in enumerate((leave, asyncio.Event().wait))
+    ]
+    await turns()
+    has_left.set()
+    await turns()
+    commits.wake(lambda _: True)
+    await asyncio.gather(*requests)
+    await turns()
+    assert shown(readers[1]) == [("change", 2), ("change", 3)]
+    assert (in_flight.working_count, in_flight.waiting_count) == (0, 0)
