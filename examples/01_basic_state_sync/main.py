@@ -10,17 +10,10 @@ from contextlib import AsyncExitStack, aclosing
 import sync
 import transactions
 import versions
-from show import TRIP, say
+from trip import STATE, TRIP
 
+from refold import temporary_system
 from refold.client import DocumentUpdate, Patch, Refold
-from refold.wiring.system import temporary_system
-
-STATE = {
-    "title": "Lisbon",
-    "stops": ["Belém"],
-    "budget": {"total": 900, "spent": 0},
-    "travellers": {"ann": {"online": True}, "ben": {"online": False}},
-}
 
 BUDGET, ONLINE = "/budget", "/travellers/*/online"
 CHANGES: tuple[tuple[str, Patch, tuple[str, ...]], ...] = (
@@ -42,7 +35,7 @@ CHANGES: tuple[tuple[str, Patch, tuple[str, ...]], ...] = (
 async def main() -> None:
     """Start the system, and play the scenes."""
     async with (
-        temporary_system("example", lambda _: None, durability="os") as system,
+        temporary_system(durability="os") as system,
         Refold(system.http) as ann,
         Refold(system.http) as ben,
     ):
@@ -56,7 +49,7 @@ async def main() -> None:
 
 async def subscribe(ann: Refold, ben: Refold) -> None:
     """Subscribe to a whole document, to a path and to a pattern; receive what another client writes."""
-    say("Ben subscribes to a document at three paths; Ann writes")
+    print("\n▸ Ben subscribes to a document at three paths; Ann writes")
     await ann.put(*TRIP, STATE, actor="ann", type="trip.planned")
     async with AsyncExitStack() as stack:
         # Each by itself would be: async for update in ben.watch(*TRIP, path=path).
@@ -67,7 +60,7 @@ async def subscribe(ann: Refold, ben: Refold) -> None:
         for path, updates in subscriptions.items():
             show_update(path, await anext(updates))
         for about, patch, receivers in CHANGES:
-            say("", f"Ann: {about}")
+            print(f"  Ann: {about}")
             await ann.patch(*TRIP, patch, actor="ann", type="trip.changed")
             for path in receivers:
                 show_update(path, await anext(subscriptions[path]))
@@ -77,7 +70,7 @@ def show_update(path: str, update: DocumentUpdate) -> None:
     """Print what is at a path, or what has changed there."""
     shown = {"gone": update.gone, "values": update.values, "patch": update.patch, "state": update.state}
     name = next(name for name, value in shown.items() if value)
-    say("", f"  {path or 'all':21} {update.version} {name:6} {json.dumps(shown[name], ensure_ascii=False)}")
+    print(f"    {path or 'all':21} {update.version} {name:6} {json.dumps(shown[name], ensure_ascii=False)}")
 
 
 asyncio.run(main())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.request import urlopen
 
-from show import TRIP, say
+from trip import TRIP
 
 from refold.client import Refold, apply_patch
 from refold.core import json_text
@@ -44,20 +44,20 @@ class Copy:
 async def keep_in_sync(ann: Refold, ben: Refold) -> None:
     """Let several people write while Ben follows, and while he is away; compare his copy with the server's bytes."""
     changes = WRITERS * CHANGES
-    say(f"Ben keeps a copy by events, while {WRITERS} people make {changes} changes")
+    print(f"\n▸ Ben keeps a copy by events, while {WRITERS} people make {changes} changes")
     copy, begin = Copy(), (await ann.get(*TRIP)).version
     await copy.follow(ben, begin)
-    say("", f"he begins with {copy.snapshots} snapshot, version {copy.version}")
+    print(f"  he begins with {copy.snapshots} snapshot, version {copy.version}")
     await asyncio.gather(copy.follow(ben, begin + changes), write(ann))
-    say("", f"version {copy.version} by {copy.deltas} deltas, as they come")
+    print(f"  version {copy.version} by {copy.deltas} deltas, as they come")
 
     await write(ann)
-    say("", f"his connection is closed; {changes} more changes")
+    print(f"  his connection is closed; {changes} more changes")
     await copy.follow(ben, begin + 2 * changes)
-    say("", f"version {copy.version} by {copy.deltas} deltas: those he missed come after his cursor")
+    print(f"  version {copy.version} by {copy.deltas} deltas: those he missed come after his cursor")
 
     served = await asyncio.to_thread(read_bytes, f"{ann.url}/v1/{'/'.join(TRIP)}")
-    say("", f"his copy and the server's document are the same {len(served):,} bytes")
+    print(f"  his copy and the server's document are the same {len(served):,} bytes")
     assert json_text.dumps(copy.state) == served
     assert (copy.snapshots, copy.deltas) == (1, 2 * changes)
 

@@ -5,8 +5,6 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
-from show import say
-
 from refold.client import Conflict, Refold, Rejected
 
 BANK = "bank"
@@ -27,7 +25,7 @@ async def play(refold: Refold) -> None:
 
 async def change_one_document(refold: Refold) -> None:
     """A patch is one event: all of its operations have an effect, or none has."""
-    say("One document: a patch is one event")
+    print("\n▸ One document: a patch is one event")
     await refold.put("shop", "order", {"lines": ["tea"], "total": 4, "paid": False})
     is_open = {"op": "test", "path": "/paid", "value": False}
     ink = [
@@ -42,24 +40,24 @@ async def change_one_document(refold: Refold) -> None:
     ):
         outcome = await refold.patch("shop", "order", patch)
         order = await refold.get("shop", "order")
-        say("", f"{what:8} {outcome.status:8} {outcome.reason:11} → version {order.version}: {order.state}")
+        print(f"  {what:8} {outcome.status:8} {outcome.reason:11} → version {order.version}: {order.state}")
     assert order.state == {"lines": ["tea", "ink"], "paid": True, "total": 7}
 
 
 async def transfer_once(refold: Refold) -> None:
     """Change two documents, each at the version at which it was read."""
-    say("Two documents: a transfer from Ann to Bob")
+    print("\n▸ Two documents: a transfer from Ann to Bob")
     done = await refold.transact(BANK, await transfer(refold, "ann", "bob", 30))
     first, last = done.first_sequence, done.last_sequence
-    say("", f"{done.status}; its events have the sequences {first} and {last}")
+    print(f"  {done.status}; its events have the sequences {first} and {last}")
     for sequence in (first - 1, first, last):
-        say("", f"read at sequence {sequence}: {await balances(refold, sequence)}")
+        print(f"  read at sequence {sequence}: {await balances(refold, sequence)}")
     assert await balances(refold, first) == await balances(refold, first - 1)
 
 
 async def refuse_whole(refold: Refold) -> None:
     """A change that is stale, or that the fold would reject, refuses all: nothing is published."""
-    say("One change is refused: nothing of the transaction is in the log")
+    print("\n▸ One change is refused: nothing of the transaction is in the log")
     before = (await refold.status())["last_sequence"]
     stale = await transfer(refold, "bob", "eve", 10)
     stale[1]["version"] -= 1
@@ -69,23 +67,22 @@ async def refuse_whole(refold: Refold) -> None:
         try:
             await refold.transact(BANK, changes)
         except (Conflict, Rejected) as error:
-            say("", f"{error.code}: {error.outcome.detail}")
+            print(f"  {error.code}: {error.outcome.detail}")
     assert (await refold.status())["last_sequence"] == before
-    say("", f"the log still ends at sequence {before}")
+    print(f"  the log still ends at sequence {before}")
 
 
 async def transfer_at_once(refold: Refold) -> None:
     """Let several transfer between the same accounts, then read every sequence."""
-    say(f"{WRITERS} people make {TRANSFERS} transfers each between the same accounts")
+    print(f"\n▸ {WRITERS} people make {TRANSFERS} transfers each between the same accounts")
     before = (await refold.status())["last_sequence"]
     await asyncio.gather(*(transfer_often(refold, Random(number)) for number in range(WRITERS)))  # noqa: S311
     after = (await refold.status())["last_sequence"]
     read = [await balances(refold, sequence) for sequence in range(before, after + 1)]
     assert {sum(found.values()) for found in read} == {BALANCE * len(ACCOUNTS)}
     changes = sum(found != following for found, following in pairwise(read))
-    say(
-        "",
-        f"{len(read)} sequences read: the sum is {BALANCE * len(ACCOUNTS)} at each; {changes} times something changed",
+    print(
+        f"  {len(read)} sequences read: the sum is {BALANCE * len(ACCOUNTS)} at each; {changes} times something changed"
     )
     assert changes == WRITERS * TRANSFERS
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from show import TRIP, say
+from trip import TRIP
 
 from refold.client import Refold
 from refold.transfer import target_file
@@ -18,60 +18,59 @@ OTHER = "imported"
 
 async def look_back(refold: Refold) -> None:
     """Read the snapshot of a version, compare it with the head, restore it, and take that back."""
-    say("Every version is a snapshot: read it, compare it, restore it")
+    print("\n▸ Every version is a snapshot: read it, compare it, restore it")
     head = await refold.get(*TRIP)
     old = await refold.get(*TRIP, version=2)
-    say("", f"version {head.version}  {as_text(head.state)}")
-    say("", f"version 2  {as_text(old.state)}")
+    print(f"  version {head.version}  {as_text(head.state)}")
+    print(f"  version 2  {as_text(old.state)}")
     patch = await refold.diff(*TRIP, 2, head.version)
-    say("", f"from 2 to {head.version} in {len(patch)} operations, the first is {as_text(patch[0])}")
+    print(f"  from 2 to {head.version} in {len(patch)} operations, the first is {as_text(patch[0])}")
 
     restored = await refold.revert(*TRIP, 2, actor="ann", type="trip.restored")
     now = await refold.get(*TRIP)
-    say("", f"restored as version {restored.version}: equal to version 2: {now.state == old.state}")
+    print(f"  restored as version {restored.version}: equal to version 2: {now.state == old.state}")
     assert now.state == old.state
 
     undone = await refold.undo(*TRIP, head.version + 1, actor="ben", type="trip.undone")
     now = await refold.get(*TRIP)
-    say("", f"undone as version {undone.version}: equal to version {head.version}: {now.state == head.state}")
+    print(f"  undone as version {undone.version}: equal to version {head.version}: {now.state == head.state}")
     assert now.state == head.state
 
 
 async def read_history(refold: Refold) -> None:
     """List all changes; read the state at the time of one, and who last wrote a value."""
-    say("The history: who did what, when")
+    print("\n▸ The history: who did what, when")
     async for change in refold.history(*TRIP):
         operations = ", ".join(f"{it['op']} {it['path'] or 'all'}" for it in change.patch)
-        say("", f"{change.version}  {change.actor}  {change.type:13} {operations}")
+        print(f"  {change.version}  {change.actor}  {change.type:13} {operations}")
         then = await refold.get(*TRIP, at=change.recorded_at)
         assert then.version == change.version, "a time leads to the version of that time"
     async for leaf in refold.blame(*TRIP, path="/stops"):
-        say("", f"{leaf.path} is {leaf.value} since version {leaf.version}, by {leaf.actor}")
+        print(f"  {leaf.path} is {leaf.value} since version {leaf.version}, by {leaf.actor}")
 
 
 async def export_and_import(refold: Refold) -> None:
     """Save a document as JSON, and a namespace with all versions as JSON lines; read both back."""
-    say("Export and import")
+    print("\n▸ Export and import")
     document = await refold.get(*TRIP)
     text = json.dumps(document.state)
     await refold.put(NAMESPACE, "porto", json.loads(text), actor="ben", type="trip.copied")
     assert (await refold.get(NAMESPACE, "porto")).state == document.state
-    say("", f"a document: {len(text)} characters of JSON, written as another document")
+    print(f"  a document: {len(text)} characters of JSON, written as another document")
 
     with TemporaryDirectory() as folder:
         file = Path(folder, "trips.jsonl.zst")
         async with target_file(file) as target:
             to_file = ExportListener(progress=lambda _: None, waiting=print)
             exported = await export(refold, NAMESPACE, target.write, to_file, is_history=True)
-        say("", f"a namespace: {exported.lines} versions of {exported.documents} documents to {file.name}")
+        print(f"  a namespace: {exported.lines} versions of {exported.documents} documents to {file.name}")
         from_file = ImportListener(refused=print, progress=lambda _: None, waiting=print)
         await import_file(refold, OTHER, file, from_file)
     names = [name async for name in refold.names(NAMESPACE)]
     for name in names:
         assert await all_versions(refold, OTHER, name) == await all_versions(refold, NAMESPACE, name)
-    say(
-        "",
-        f"imported as {OTHER}/: {' and '.join(names)} have the same states, times and authors at each version",
+    print(
+        f"  imported as {OTHER}/: {' and '.join(names)} have the same states, times and authors at each version"
     )
 
 

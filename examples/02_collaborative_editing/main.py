@@ -17,8 +17,8 @@ import nats
 from line import Line
 from people import DOCUMENT, NAMESPACE, WAIT_SECONDS, Person, PersonOnNats
 
+from refold import System, temporary_system
 from refold.client import Refold, ServiceUnavailable
-from refold.wiring.system import System, temporary_system
 
 KEY = NAMESPACE, DOCUMENT
 PARTY = {
@@ -35,7 +35,7 @@ ROUNDS = 12
 async def main() -> None:
     """Start the system, let the people in, and play the scenes."""
     async with (
-        temporary_system("example", lambda _: None, durability="os") as system,
+        temporary_system(durability="os") as system,
         team_on(system) as team,
     ):
         line, ada, ben, zoe, dan = team
@@ -53,23 +53,25 @@ async def main() -> None:
 async def write_one_text(ada: Person, ben: Person, zoe: Person, dan: Person) -> None:
     """Write in one text from the same version; all send at the same time."""
     await look(ada, ben, zoe, dan)
-    say("Four people write in one text at once", f'all see   "{ada.copy["notes"]}"')
+    print("\n▸ Four people write in one text at once")
+    print(f'  all see   "{ada.copy["notes"]}"')
     ada.type(" a big", after="Bring")
     ben.erase("salad")
     ben.type("cake", after="Bring ")
     zoe.type(" Come at six.", after="games.")
     dan.type("board ", after="and ")
     for person in (ada, ben, zoe, dan):
-        say("", f'{person.name} has   "{person.copy["notes"]}"')
+        print(f'  {person.name} has   "{person.copy["notes"]}"')
     await send(ada, ben, zoe, dan)
     await look(ada, ben, zoe, dan)
-    say("", f'together  "{ada.copy["notes"]}"')
+    print(f'  together  "{ada.copy["notes"]}"')
     assert ada.copy["notes"] == "Bring a big cake and board games. Come at six."
 
 
 async def sort_cards(ada: Person, ben: Person, zoe: Person, dan: Person) -> None:
     """Move, edit, remove and insert cards, and vote: a path means what its author sees there."""
-    say("They move, edit, remove and insert cards at once", f"before  {cards(ada)}")
+    print("\n▸ They move, edit, remove and insert cards at once")
+    print(f"  before  {cards(ada)}")
     ada.edit({"op": "move", "from": ada.card("find music"), "path": "/cards/0"})
     ben.edit({"op": "add", "path": f"{ben.card('find music')}/by", "value": "Ben"})
     zoe.edit({"op": "remove", "path": zoe.card("rent tables")})
@@ -78,14 +80,15 @@ async def sort_cards(ada: Person, ben: Person, zoe: Person, dan: Person) -> None
         person.edit({"op": "inc", "path": f"/votes/{'lake' if person is zoe else 'garden'}", "inc": 1})
     await send(ada, ben, zoe, dan)
     await look(ada, ben, zoe, dan)
-    say("", f"after   {cards(ada)}", f"votes   {json.dumps(ada.copy['votes'])}")
+    print(f"  after   {cards(ada)}")
+    print(f"  votes   {json.dumps(ada.copy['votes'])}")
     assert cards(ada) == "find music (Ben), buy drinks, light the grill, ask the neighbours"
     assert ada.copy["votes"] == {"garden": 3, "lake": 1}
 
 
 async def try_strategies(ada: Person, ben: Person) -> None:
     """Let Ben change what Ada has changed and he has not seen, under each strategy."""
-    say("Ben changes what Ada has just changed; his event names the strategy")
+    print("\n▸ Ben changes what Ada has just changed; his event names the strategy")
     place = {"where": "lake", "month": "June"}, {"where": "garden", "month": "July"}
     for strategy, path, (hers, his), expected in (
         ("reject", "/title", ("By the lake", "In the garden"), "By the lake"),
@@ -102,14 +105,14 @@ async def try_strategies(ada: Person, ben: Person) -> None:
         awaited = first.version + (second.reason == "needs_resolution")
         found = await ada.refold.get(*KEY, path=path, min_version=awaited, timeout_seconds=WAIT_SECONDS)
         outcome = f"{second.status} {second.reason}"
-        say("", f"{strategy:17} {outcome:26} {json.dumps(found.state)}")
+        print(f"  {strategy:17} {outcome:26} {json.dumps(found.state)}")
         assert found.state == expected
 
 
 async def be_cut_off(line: Line, ada: Person, ben: Person, zoe: Person, dan: Person) -> set[str]:
     """Cut Dan off while he sends; all go on. Return the words that were written."""
     await look(ada, ben, zoe, dan)
-    say("Dan's train enters a tunnel as he sends; he goes on with his copy, the others with theirs")
+    print("\n▸ Dan's train enters a tunnel as he sends; he goes on with his copy, the others with theirs")
     words = do_round(dan, 0)
     line.lose_answers()
     sending = asyncio.create_task(dan.send())
@@ -136,9 +139,8 @@ async def be_cut_off(line: Line, ada: Person, ben: Person, zoe: Person, dan: Per
     behind = ada.version - dan.version
     outcomes = await dan.send()
     repeated = sum(outcome.status == "duplicate" for outcome in outcomes)
-    say(
-        "",
-        f"he is back, {behind} versions behind, and sends {len(outcomes)} events: {repeated} had arrived before",
+    print(
+        f"  he is back, {behind} versions behind, and sends {len(outcomes)} events: {repeated} had arrived before"
     )
     assert repeated == arrived
     assert all(outcome.is_effective for outcome in outcomes)
@@ -173,10 +175,9 @@ async def account_for(refold: Refold, words: set[str]) -> None:
     """Find every word in the document, or in what its conflicts say was dropped or overwritten."""
     state = (await refold.get(*KEY)).state
     missing = words - words_in(state)
-    say("Everything that anyone wrote is accounted for")
-    say(
-        "",
-        f"{len(words) - len(missing)} of {len(words)} words and cards are there; of the others GET …/conflicts says:",
+    print("\n▸ Everything that anyone wrote is accounted for")
+    print(
+        f"  {len(words) - len(missing)} of {len(words)} words and cards are there; of the others GET …/conflicts says:"
     )
     changes = {change.version: change async for change in refold.history(*KEY)}
     reported: set[str] = set()
@@ -191,7 +192,7 @@ async def account_for(refold: Refold, words: set[str]) -> None:
         for operation, author, why in gone:
             if found := words_in(operation) & missing:
                 reported |= found
-                say("", f"{author} wrote {json.dumps(operation['value'])}: {why}")
+                print(f"  {author} wrote {json.dumps(operation['value'])}: {why}")
     assert reported == missing
     assert state["votes"]["lake"] == 1 + 4 * ROUNDS
 
@@ -206,15 +207,15 @@ async def undo_and_blame(ada: Person, zoe: Person) -> None:
     without = await refold.get(*KEY)
     await refold.undo(*KEY, undone.version, actor=zoe.name)
     again = await refold.get(*KEY)
-    say("Ada undoes what Zoë wrote first, long ago; Zoë does it again")
+    print("\n▸ Ada undoes what Zoë wrote first, long ago; Zoë does it again")
     for found in (before, without, again):
         # The words of the tunnel, which stay, are not shown.
-        say("", " ".join(word for word in found.state["notes"].split() if not word[-2:].isdigit()))
+        print(" ", " ".join(word for word in found.state["notes"].split() if not word[-2:].isdigit()))
     assert words_in(before.state) - words_in(without.state) == {"Come", "at", "six."}
     assert again.state == before.state
-    say("Who wrote what is there now?   refold blame team/party /place")
+    print("\n▸ Who wrote what is there now?   refold blame team/party /place")
     async for leaf in refold.blame(*KEY, path="/place"):
-        say("", f"{leaf.path:14} {leaf.value:6} {leaf.actor}")
+        print(f"  {leaf.path:14} {leaf.value:6} {leaf.actor}")
 
 
 async def compare(*team: Person) -> None:
@@ -223,7 +224,7 @@ async def compare(*team: Person) -> None:
     head = await team[0].refold.get(*KEY)
     for person in team:
         assert (person.version, person.copy) == (head.version, head.state), person.name
-    say(f"{len(team)} copies, each made of {head.version} changes, are equal to the server's document")
+    print(f"\n▸ {len(team)} copies, each made of {head.version} changes, are equal to the server's document")
 
 
 async def send(*people: Person) -> None:
@@ -284,14 +285,6 @@ async def resolver(system: System) -> AsyncIterator[None]:
     finally:
         process.terminate()
         await process.wait()
-
-
-def say(title: str, *lines: str) -> None:
-    """Print a title, and lines below it."""
-    if title:
-        print(f"\n▸ {title}")
-    for line in lines:
-        print(f"  {line.rstrip()}")
 
 
 asyncio.run(main())

@@ -18,8 +18,8 @@ from threading import Thread
 from dashboards import Dashboard, read_feed
 from sources import EMPTY, SOURCES, Producer, measure
 
+from refold import temporary_system
 from refold.client import NamespaceUpdate, Refold
-from refold.wiring.system import temporary_system
 
 NAMESPACE, DOCUMENT = HOST = "machine", "host"
 SECONDS = 7.0
@@ -33,7 +33,7 @@ async def main(*, has_page: bool) -> None:
     page = ThreadingHTTPServer(("127.0.0.1", 0), partial(Page, directory=str(Path(__file__).parent)))
     origin = f"http://127.0.0.1:{page.server_port}"
     async with (
-        temporary_system("example", lambda _: None, durability="os", cors_origins=origin) as system,
+        temporary_system(durability="os", cors_origins=origin) as system,
         Refold(system.http) as refold,
     ):
         begun = await refold.put(*HOST, EMPTY, type="host.seen")
@@ -66,9 +66,10 @@ async def record(refold: Refold, producer: Producer, version: int, sequence: int
     report_sources(producer)
     report_dashboards(every, slow, gauges)
     delays = [every.seen[event] - sent for event, sent in producer.sent.items()]
-    say("", f"sent → on the dashboard in {1_000 * median(delays):.1f} ms (median)")
+    print(f"  sent → on the dashboard in {1_000 * median(delays):.1f} ms (median)")
     ring = (await refold.get(*HOST, version=last, path="/recent/cpu")).state
-    say(f"CPU: the last {len(ring)} of {producer.counts['cpu']} values", sparkline(ring))
+    print(f"\n▸ CPU: the last {len(ring)} of {producer.counts['cpu']} values")
+    print(" ", sparkline(ring))
     report_activity(activity.result())
 
     # The last change is the delete.
@@ -105,35 +106,33 @@ async def run_jobs(refold: Refold) -> None:
 def report_sources(producer: Producer) -> None:
     """Print how much was measured, and in how few events it was sent."""
     counts = producer.counts
-    say("Four sources at their own rates, one producer")
+    print("\n▸ Four sources at their own rates, one producer")
     for source in SOURCES:
-        say("", f"{source.name:8} {source.rate:4} per second {counts[source.name]:5} samples")
-    say(
-        "",
-        f"{counts['values']:,} values in {counts['events']} events with {counts['operations']:,} operations",
+        print(f"  {source.name:8} {source.rate:4} per second {counts[source.name]:5} samples")
+    print(
+        f"  {counts['values']:,} values in {counts['events']} events with {counts['operations']:,} operations"
     )
 
 
 def report_dashboards(every: Dashboard, *others: Dashboard) -> None:
     """Print what each dashboard received, beside whole states at every change."""
-    say("What the dashboards received")
+    print("\n▸ What the dashboards received")
     for name, updates, changes, count in (
         ("whole states", every.updates, every.changes, every.state_bytes),
         *((each.name, each.updates, each.changes, each.received_bytes) for each in (every, *others)),
     ):
         saved = 1 - count / every.state_bytes
-        say(
-            "",
-            f"{name:14} {updates:3} updates of {changes} changes {count / 1_000:6.1f} KB {saved:6.1%} saved",
+        print(
+            f"  {name:14} {updates:3} updates of {changes} changes {count / 1_000:6.1f} KB {saved:6.1%} saved"
         )
 
 
 def report_activity(activity: Iterable[NamespaceUpdate]) -> None:
     """Print the feed: changes of some types in all documents, and none of the figures."""
-    say("Activity: type job.* in all documents")
+    print("\n▸ Activity: type job.* in all documents")
     found = [(update.type, update.document) for update in activity]
     for kind, document in found:
-        say("", f"{kind:11} {document}")
+        print(f"  {kind:11} {document}")
     jobs = [f"job-{number}" for number in range(1, JOBS + 1)]
     assert found == [(f"job.{what}", job) for job in jobs for what in ("started", "ended")]
 
@@ -141,14 +140,6 @@ def report_activity(activity: Iterable[NamespaceUpdate]) -> None:
 def sparkline(percents: list[float]) -> str:
     """Draw percentages as bars."""
     return "".join("▁▂▃▄▅▆▇█"[min(7, int(percent / 12.5))] for percent in percents)
-
-
-def say(title: str, *lines: str) -> None:
-    """Print a title, and lines below it."""
-    if title:
-        print(f"\n▸ {title}")
-    for line in lines:
-        print(f"  {line}")
 
 
 class Page(SimpleHTTPRequestHandler):

@@ -5,7 +5,7 @@ import json
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,8 @@ import yaml
 
 INFRA = Path(__file__).parents[2] / "infra"
 PROGRAMS = "prometheus", "prometheus-alertmanager"
-START_SECONDS = 30.0
-
-
-class Prometheus:
-    """A running server."""
-
-    def __init__(self, url: str) -> None:
-        """Ask it at a URL."""
-        self._url = url
-
-    async def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the series of an expression now."""
-        text = await asyncio.to_thread(_read, f"{self._url}/api/v1/query?query={quote(expression)}")
-        series: list[dict[str, Any]] = json.loads(text)["data"]["result"]
-        return series
-
-    async def until(self, expression: str) -> None:
-        """Wait until an expression has a series."""
-        async with asyncio.timeout(START_SECONDS):
-            while not await self.query(expression):  # noqa: ASYNC110 - there is no event for it.
-                await asyncio.sleep(0.2)
+START_SECONDS = 120.0
+"""Each is ready within this, also where this machine is slow."""
 
 
 def are_installed() -> bool:
@@ -45,8 +26,8 @@ def are_installed() -> bool:
 
 
 @asynccontextmanager
-async def running(services: Mapping[str, str], hook: str, folder: Path) -> AsyncIterator[Prometheus]:
-    """Run both for the block; Prometheus reads the services, and Alertmanager notifies the hook."""
+async def running(services: Mapping[str, str], hook: str, folder: Path) -> AsyncIterator[None]:
+    """Run both for the block; Prometheus reads all services when it begins, and Alertmanager notifies the hook."""
     prometheus, alertmanager = _configurations(services, hook)
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(
@@ -54,7 +35,11 @@ async def running(services: Mapping[str, str], hook: str, folder: Path) -> Async
         )
         prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [address]
         address = await stack.enter_async_context(_server("prometheus", prometheus, folder))
-        yield Prometheus(f"http://{address}")
+        are_read = quote(f"count(up == 1) == {len(services)}")
+        await _until(
+            lambda: json.loads(_read(f"http://{address}/api/v1/query?query={are_read}"))["data"]["result"]
+        )
+        yield
 
 
 def _configurations(services: Mapping[str, str], hook: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -91,14 +76,18 @@ async def _server(
         stderr=subprocess.DEVNULL,
     )
     try:
-        async with asyncio.timeout(START_SECONDS):
-            while not await asyncio.to_thread(_is_ready, f"http://{address}/-/ready"):
-                assert process.returncode is None, f"{name} has ended"
-                await asyncio.sleep(0.1)
+        await _until(lambda: _is_ready(f"http://{address}/-/ready"))
         yield address
     finally:
         process.terminate()
         await process.wait()
+
+
+async def _until(is_so: Callable[[], object]) -> None:
+    """Wait until a server answers as expected."""
+    async with asyncio.timeout(START_SECONDS):
+        while not await asyncio.to_thread(is_so):  # noqa: ASYNC110 - there is no event for it.
+            await asyncio.sleep(0.1)
 
 
 def _is_ready(url: str) -> bool:

@@ -1,8 +1,9 @@
 """One small server for all that the system sends: spans by OTLP over HTTP, and notifications of alerts."""
 
+import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,8 @@ except ModuleNotFoundError:
     raise SystemExit("This example needs the extra refold[otel]: pip install '.[otel]'") from None
 
 TRACES = "/v1/traces"
+WAIT_SECONDS = 120.0
+"""What is awaited has come within this, also where this machine is slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,7 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Notification:
-    """An alert that fired or was over: who says so, and when it came (seconds of the monotonic clock)."""
+    """An alert that fired or was resolved: who says so, and when it came (seconds of the monotonic clock)."""
 
     sender: str
     status: str
@@ -43,13 +46,27 @@ class Notification:
 
 
 class Received:
-    """What came, in its order."""
+    """What has been received, in its order."""
 
     def __init__(self, url: str) -> None:
-        """Receive at a URL."""
+        """Begin with nothing; what is sent to the URL is added by `take`."""
         self.url = url
         self.spans: list[Span] = []
         self.notifications: list[Notification] = []
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until a condition on what has been received is true."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not is_so():  # noqa: ASYNC110 - another thread receives it.
+                await asyncio.sleep(0.05)
+
+    def reports(self, alert: str, sender: str) -> list[Notification]:
+        """Return what a sender has reported of an alert."""
+        return [each for each in self.notifications if (each.alert, each.sender) == (alert, sender)]
+
+    def last_status(self, alert: str, sender: str) -> str:
+        """Return what a sender has reported last of an alert; empty before the first report."""
+        return ([""] + [each.status for each in self.reports(alert, sender)])[-1]
 
     def take(self, path: str, body: bytes) -> None:
         """Take the body of a request."""

@@ -7,21 +7,17 @@ from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 from receivers import Received, Span
-from show import say
 
 NAMES = {"send STATE", "process STATE", "commit", "notify", "wait"}
-"""The spans of a write, beside that of the request."""
-WAIT_SECONDS = 30.0
+"""The spans of a write, besides that of the request."""
 
 
 async def follow_a_write(url: str, received: Received) -> None:
-    """Write with a trace context, and print the trace that came of it."""
-    say("Traces: one write, whose caller sends a traceparent")
+    """Write with a trace context, and print the spans of its trace."""
+    print("\n▸ Traces: one write, whose caller sends a traceparent")
     trace, caller = os.urandom(16).hex(), os.urandom(8).hex()
     await asyncio.to_thread(_write, url, f"00-{trace}-{caller}-01")
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not {span.name for span in _of(received, trace)} >= NAMES:  # noqa: ASYNC110 - a thread notes it.
-            await asyncio.sleep(0.05)
+    await received.until(lambda: {span.name for span in _of(received, trace)} >= NAMES)
     spans = sorted(_of(received, trace), key=lambda span: span.began_at)
     _show(spans, caller, min(span.began_at for span in spans), "")
     assert len({span.id for span in spans}) == len(spans) == len(NAMES) + 1
@@ -46,5 +42,5 @@ def _show(spans: list[Span], parent: str, begun: int, indent: str) -> None:
         if span.parent == parent:
             start, end = ((moment - begun) / 1e6 for moment in (span.began_at, span.ended_at))
             label = f"{indent}{span.name}"
-            say("", f"{label:34} {span.service:17} {start:6.1f} to {end:6.1f} ms")
+            print(f"  {label:34} {span.service:17} {start:6.1f} to {end:6.1f} ms")
             _show(spans, span.id, begun, indent + "  ")

@@ -1,7 +1,8 @@
-"""Who is slower than the others: a subscriber that does not read, and a projector that does not fold."""
+"""Parts that are slower than the others: a subscriber that does not read, and a projector that does not fold."""
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import time
@@ -12,12 +13,12 @@ from http.client import HTTPConnection
 from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
-from show import say
-from system import metrics_of, process_of
+from resilience import process_of
 
+from refold import System
 from refold.client import Refold, apply_patch
-from refold.wiring.system import System
 
 NAMESPACE = "feed"
 WAITING_MAX, LIVE_MAX = 100, 4
@@ -30,8 +31,8 @@ STOPPED_SECONDS = 1.5
 
 async def read_slowly(system: System) -> int:
     """Follow a document with a client that reads and one that does not; then let the slow one read."""
-    say(
-        f"Backpressure: {CHANGES} changes of {ENTRY_CHARS // 1_000} KB, one subscriber reads each, another none"
+    print(
+        f"\n▸ Backpressure: {CHANGES} changes of {ENTRY_CHARS // 1_000} KB, one subscriber reads each, another none"
     )
     key = NAMESPACE, "news"
     async with Refold(system.http) as refold:
@@ -53,7 +54,7 @@ async def read_slowly(system: System) -> int:
                     outcome.raise_for_status()
             updates_count = await fast
             received = [first, *await asyncio.to_thread(slow.read_until, CHANGES + 1)]
-            say("", f"the one that reads:    {updates_count} updates of {CHANGES} changes")
+            print(f"  the one that reads:    {updates_count} updates of {CHANGES} changes")
             _show_received(received)
             await _open_too_many(system, *key)
         head = await refold.get(*key)
@@ -68,10 +69,9 @@ def _show_received(received: list[dict[str, Any]]) -> None:
     versions = [message["version"] for message in received]
     counts = [after - before for before, after in pairwise(versions)]
     largest = counts.index(max(counts)) + 1
-    say(
-        "",
-        f"the one that does not: {len(counts)} updates of {sum(counts)} changes, {max(counts)} of them in one "
-        f"{received[largest]['kind']}",
+    print(
+        f"  the one that does not: {len(counts)} updates of {sum(counts)} changes, {max(counts)} of them in one "
+        f"{received[largest]['kind']}"
     )
     assert min(counts) > 0
     assert max(counts) > 1
@@ -100,10 +100,9 @@ async def _open_too_many(system: System, namespace: str, document: str) -> None:
     # One that is slow and one that is fast are open already.
     readers = [SlowReader(system.http, namespace, document) for _ in range(LIVE_MAX - 1)]
     *_, last = [next(reader.messages) for reader in readers]
-    say(
-        "",
-        f"connection {LIVE_MAX + 1} of a client that may have {LIVE_MAX}: {last['kind']}, {last['reason']}, "
-        f"return in {last['retry_seconds']:.1f} s",
+    print(
+        f"  connection {LIVE_MAX + 1} of a client that may have {LIVE_MAX}: {last['kind']}, {last['reason']}, "
+        f"return in {last['retry_seconds']:.1f} s"
     )
     assert (last["kind"], last["reason"]) == ("bye", "full")
     for reader in readers:
@@ -111,10 +110,10 @@ async def _open_too_many(system: System, namespace: str, document: str) -> None:
 
 
 async def write_too_much(system: System) -> int:
-    """Stop the projector, and write more than the gateway lets wait; then let it go on."""
+    """Stop the projector, and write more than the gateway lets wait; then let the projector continue."""
     count = CLIENTS * WRITES
-    say(
-        f"Backpressure: the projector is stopped for {STOPPED_SECONDS} s; {count} writes at once, "
+    print(
+        f"\n▸ Backpressure: the projector is stopped for {STOPPED_SECONDS} s; {count} writes at once, "
         f"{WAITING_MAX} may wait"
     )
     clients = [Refold(system.http) for _ in range(CLIENTS)]
@@ -130,7 +129,7 @@ async def write_too_much(system: System) -> int:
         for number in range(WRITES)
     ]
     await asyncio.sleep(STOPPED_SECONDS / 2)
-    say("", f"one more, without a retry: {await asyncio.to_thread(_answer_now, system.http)}")
+    print(f"  one more, without a retry: {await asyncio.to_thread(_answer_now, system.http)}")
     await asyncio.sleep(STOPPED_SECONDS / 2)
     projector.send_signal(signal.SIGCONT)
     outcomes = Counter([(await each).raise_for_status().status for each in writing])
@@ -141,11 +140,10 @@ async def write_too_much(system: System) -> int:
     for client in clients:
         await client.close()
     refused = await _refused(system.http) - refused_before
-    say(
-        "",
-        f"the gateway counts {refused} answers with 503, after which the clients waited and sent again",
-        f"{seconds:.1f} s after the stop all {outcomes.total()} are in effect; "
-        f"the counters add up to {sum(counted)}",
+    print(f"  the gateway counts {refused} answers with 503, after which the clients waited and sent again")
+    print(
+        f"  {seconds:.1f} s after the stop all {outcomes.total()} are in effect; "
+        f"the counters add up to {sum(counted)}"
     )
     # Each write that found no place, and the one without a retry.
     assert refused > count - WAITING_MAX
@@ -166,13 +164,12 @@ def _answer_now(url: str) -> str:
 
 
 async def _refused(url: str) -> int:
-    """Return how many requests the gateway has answered with 503."""
-    counts = await metrics_of(url)
-    return sum(
-        int(count)
-        for name, count in counts.items()
-        if name.startswith("refold_http_request_seconds_count{") and 'status="503"' in name
-    )
+    """Return how many requests the gateway has answered with 503, by its metrics."""
+    await asyncio.sleep(1.1)  # What it answers is up to a second old.
+    with await asyncio.to_thread(urlopen, f"{url}/metrics") as response:
+        text = response.read().decode()
+    counts = re.findall(r'^refold_http_request_seconds_count{.*status="503".*} (\S+)$', text, re.MULTILINE)
+    return sum(int(float(count)) for count in counts)
 
 
 class SlowReader:

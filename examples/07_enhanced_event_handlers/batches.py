@@ -4,10 +4,8 @@ import asyncio
 import time
 from statistics import median
 
-from show import say, table
-
+from refold import System
 from refold.client import Refold
-from refold.wiring.system import System
 
 NAMESPACE = "counters"
 SIZES = (1, 10, 100, 1_000)
@@ -19,8 +17,8 @@ SECONDS = 1.0
 
 async def compare_sizes(system: System) -> int:
     """Write for a second by each size; return how many events were written."""
-    say(f"Batches: small events to {DOCUMENTS} documents, for {SECONDS:.0f} s each")
-    rows = [("events in a request", "requests at a time", "events/s", "a request takes")]
+    print(f"\n▸ Batches: small events to {DOCUMENTS} documents, for {SECONDS:.0f} s each")
+    print("  events in a request  requests at a time  events/s  a request takes")
     total = 0
     async with Refold(system.http) as refold:
         documents = [f"counter-{number}" for number in range(DOCUMENTS)]
@@ -31,10 +29,9 @@ async def compare_sizes(system: System) -> int:
             seconds = [each for some in taken for each in some]
             count = len(seconds) * size
             rate = count / (time.monotonic() - begun)
-            rows.append((f"{size:,}", str(clients), f"{rate:,.0f}", f"{1_000 * median(seconds):.1f} ms"))
+            print(f"  {size:<19,} {clients:19} {rate:9,.0f} {1_000 * median(seconds):13.1f} ms")
             total += count
         written = sum([document.version async for document in refold.list(NAMESPACE)])
-    table(*rows)
     assert written == DOCUMENTS + total
     return written
 

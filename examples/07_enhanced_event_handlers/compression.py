@@ -10,10 +10,9 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import zstandard
-from show import say, table
 
+from refold import System
 from refold.embedded import read_endpoints
-from refold.wiring.system import System
 
 NAMESPACE = "telemetry"
 READINGS, DOCUMENTS, ROUNDS = 700, 10, 12
@@ -33,23 +32,15 @@ async def send_large_events(system: System) -> int:
     """Send and read a large state under each coding; then compare what was sent with what is stored."""
     state = _batch_of_readings(Random(7))  # noqa: S311 - not a secret.
     plain = _json(state)
-    say(f"Compression: one event with {READINGS} readings")
-    rows = [("", "request", "saved", "answer", "saved")]
+    print(f"\n▸ Compression: one event with {READINGS} readings")
+    print("            request  saved  answer  saved")
     connection = HTTPConnection(urlsplit(system.http).netloc, timeout=30)
     for coding, encode in CODINGS.items():
         body = encode(plain)
         answer = _exchange(connection, coding, body)
         assert json.loads(DECODED[coding](answer)) == state
-        rows.append(
-            (
-                coding,
-                f"{len(body):,}",
-                f"{1 - len(body) / len(plain):.0%}",
-                f"{len(answer):,}",
-                f"{1 - len(answer) / len(plain):.0%}",
-            )
-        )
-    table(*rows)
+        saved, saved_again = (1 - len(it) / len(plain) for it in (body, answer))
+        print(f"  {coding:8} {len(body):8,} {saved:6.0%} {len(answer):7,} {saved_again:6.0%}")
     sent = _fill(connection)
     connection.close()
     await _show_stored(system, len(CODINGS) * len(plain) + sent)
@@ -95,9 +86,9 @@ async def _show_stored(system: System, sent: int) -> None:
     tables = ("documents", "journal", "pages")
     stored = sum([await database.fetchval(f"SELECT pg_table_size('refold.{name}')") for name in tables])
     await database.close()
-    say("", f"{sent / 1e6:.1f} MB of such events, each a version that stays readable, take on disk")
+    print(f"  {sent / 1e6:.1f} MB of such events, each a version that stays readable, take on disk")
     for name, size in (("log", log), ("PostgreSQL", stored)):
-        say("", f"  {name:10} {size / 1e6:5.1f} MB, {1 - size / sent:.0%} saved")
+        print(f"    {name:10} {size / 1e6:5.1f} MB, {1 - size / sent:.0%} saved")
 
 
 def _log_bytes(data: Path) -> int:

@@ -5,10 +5,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from show import say
-
+from refold import System
 from refold.client import Conflict, Refold, TimedOut
-from refold.wiring.system import System
 
 NAMESPACE = "jobs"
 WORKERS, STEP_SECONDS = 5, 0.15
@@ -16,7 +14,7 @@ WORKERS, STEP_SECONDS = 5, 0.15
 
 async def wait_for_each_other(system: System) -> int:
     """Play the three scenes; return how many changes were made."""
-    say("Synchronisation: clients wait for what others write")
+    print("\n▸ Synchronisation: clients wait for what others write")
     async with Refold(system.http) as ann, Refold(system.http) as ben:
         changes = await _wait_for_version(ann, ben)
     workers = [Refold(system.http) for _ in range(WORKERS)]
@@ -36,12 +34,12 @@ async def _wait_for_version(ann: Refold, ben: Refold) -> int:
             await asyncio.sleep(STEP_SECONDS)
             outcome = await ann.merge(*job, {"percent": percent}, type="job.progressed")
         found = await reading
-    say("", f"Ben asked for version 3 and got it, {found.state}, after {waited[0]:.2f} s")
+    print(f"  Ben asked for version 3 and got it, {found.state}, after {waited[0]:.2f} s")
     assert found.version == outcome.version == 3
 
     outcome = await ann.merge(*job, {"done": True}, type="job.ended")
     found = await ben.get(*job, min_sequence=outcome.sequence)
-    say("", "Ann tells Ben her outcome's sequence: his read has her write")
+    print("  Ann tells Ben her outcome's sequence: his read has her write")
     assert found.state == {"percent": 100, "done": True}
 
     with _timed() as waited:
@@ -50,7 +48,7 @@ async def _wait_for_version(ann: Refold, ben: Refold) -> int:
             raise AssertionError("there is no version 5")
         except TimedOut:
             pass
-    say("", f"Ben asks for version 5, which is not written: TimedOut after {waited[0]:.2f} s")
+    print(f"  Ben asks for version 5, which is not written: TimedOut after {waited[0]:.2f} s")
     return 4
 
 
@@ -68,10 +66,9 @@ async def _meet(workers: list[Refold]) -> int:
         left.append(time.monotonic())
 
     await asyncio.gather(*(work(number, refold) for number, refold in enumerate(workers)))
-    say("", f"{WORKERS} workers arrive within {max(arrived) - min(arrived):.2f} s")
-    say(
-        "",
-        f"they go on within {1_000 * (max(left) - min(left)):.0f} ms of each other, none before the last has come",
+    print(f"  {WORKERS} workers arrive within {max(arrived) - min(arrived):.2f} s")
+    print(
+        f"  they go on within {1_000 * (max(left) - min(left)):.0f} ms of each other, none before the last has come"
     )
     assert min(left) > max(arrived)
     return 1 + WORKERS
@@ -89,7 +86,7 @@ async def _be_first(workers: list[Refold]) -> int:
         return True
 
     took = await asyncio.gather(*(take(number, refold) for number, refold in enumerate(workers)))
-    say("", f"{WORKERS} workers try to take one job at the same time: {sum(took)} has it")
+    print(f"  {WORKERS} workers try to take one job at the same time: {sum(took)} has it")
     assert sum(took) == 1
     return 1
 

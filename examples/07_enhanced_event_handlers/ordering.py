@@ -6,10 +6,9 @@ from typing import Any, Self
 
 import nats
 from nats.aio.client import Client
-from show import say
 
+from refold import System
 from refold.client import Refold
-from refold.wiring.system import System
 
 NAMESPACE = "orders"
 STEPS, WINDOW = 20, 3
@@ -22,25 +21,23 @@ async def shuffle(system: System) -> int:
     """Send the steps of an order over a network that shuffles them: without and with the versions they build on."""
     chance = Random(3)  # noqa: S311 - not a secret.
     network = sorted(range(1, STEPS + 1), key=lambda step: step + chance.uniform(0, WINDOW))
-    say(
-        f"Ordering: an author makes {STEPS} events; the network delivers them as", " ".join(map(str, network))
-    )
+    print(f"\n▸ Ordering: an author makes {STEPS} events; the network delivers them as")
+    print(" ", " ".join(map(str, network)))
     async with Refold(system.http) as refold, Author(system.nats) as author:
         for document in ("as-they-come", "in-order"):
             await refold.put(NAMESPACE, document, {"steps": []}, type="order.placed")
         outcomes = await author.send("as-they-come", [_step(step) for step in network])
         sequences = [outcome["sequence"] for outcome in outcomes]
         steps = await _read(refold, "as-they-come", outcomes)
-        say(
-            "",
-            f"without base: all {len(outcomes)} applied, in the order of the log's sequences, which is the network's",
+        print(
+            f"  without base: all {len(outcomes)} applied, in the order of the log's sequences, which is the network's"
         )
         assert steps == network
         assert sequences == sorted(sequences)
 
         outcomes = await _send_in_order(author, network)
         steps = await _read(refold, "in-order", outcomes)
-        say("", "              the document has them in the order in which they were made")
+        print("                the document has them in the order in which they were made")
         assert steps == list(range(1, STEPS + 1))
         late = await _send_late(refold, author)
     return 2 * (1 + STEPS) + late
@@ -55,14 +52,13 @@ async def _send_in_order(author: "Author", network: list[int]) -> list[dict[str,
         early = [step for step, it in zip(left, outcomes, strict=True) if it["status"] == "rejected"]
         assert {it["reason"] for it in outcomes if it["status"] == "rejected"} <= {"base_in_future"}
         if attempt == 1:
-            say(
-                "",
-                f"with base:    {len(left) - len(early)} applied; step {early[0]} came before step {early[0] - 1}: "
-                f"base_in_future, and so for all behind it",
+            print(
+                f"  with base:    {len(left) - len(early)} applied; step {early[0]} came before step {early[0] - 1}: "
+                f"base_in_future, and so for all behind it"
             )
         # A session never builds on what was rejected: the rest is sent again, under new ids.
         left = early
-    say("", f"              sent again what was rejected, {attempt - 1} times, until each was applied")
+    print(f"                sent again what was rejected, {attempt - 1} times, until each was applied")
     return outcomes
 
 
@@ -75,9 +71,8 @@ async def _send_late(refold: Refold, author: "Author") -> int:
     (outcome,) = await author.send("late", [{"patch": edit, "base": 1, "type": "line.changed"}])
     found = await refold.get(NAMESPACE, "late", min_sequence=outcome["sequence"])
     lines = found.state["lines"]
-    say(
-        "",
-        f"a late event, made at version 1, about /lines/1, where another line is now: {outcome['status']}, {lines}",
+    print(
+        f"  a late event, made at version 1, about /lines/1, where another line is now: {outcome['status']}, {lines}"
     )
     assert lines == ["kettle", "tea", "two mugs"]
     return outcome["version"]
@@ -92,8 +87,8 @@ async def _read(refold: Refold, document: str, outcomes: list[dict[str, Any]]) -
 
 async def miss_notices(system: System) -> int:
     """Lose some change notices of a document; the next one shows the gap, and the history fills it."""
-    say("Ordering: a subscriber on NATS misses notices")
-    client, seen, found = await nats.connect(system.nats), list[int](), list[str]()
+    print("\n▸ Ordering: a subscriber on NATS misses notices")
+    client, seen = await nats.connect(system.nats), list[int]()
     subscription = await client.subscribe(f"change.{NAMESPACE}.parcel")
     await client.flush()
     async with Refold(system.http) as refold:
@@ -107,13 +102,11 @@ async def miss_notices(system: System) -> int:
             if version > last + 1:
                 missed = [change.version async for change in refold.history(NAMESPACE, "parcel", after=last)]
                 seen += missed
-                found.append(
-                    f"version {version} after {last}: a gap; the history has {missed[0]} to {missed[-1]}"
-                )
+                print(f"  version {version} after {last}: a gap; the history has {missed[0]} to {missed[-1]}")
             elif version > last:
                 seen.append(version)
     await client.close()
-    say("", *found, f"it has seen all {len(seen)} versions, each once and in order")
+    print(f"  it has seen all {len(seen)} versions, each once and in order")
     assert seen == list(range(1, NOTICES + 1))
     return NOTICES
 

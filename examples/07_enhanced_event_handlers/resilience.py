@@ -10,11 +10,10 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from show import say
-from system import process_of
+import psutil
 
+from refold import System
 from refold.client import Refold
-from refold.wiring.system import System
 
 NAMESPACE = "payments"
 LOST = 4
@@ -27,22 +26,22 @@ _KEY = re.compile(rb"Idempotency-Key: (\S+)")
 
 async def lose_answers(system: System) -> int:
     """Send one write through a line that loses the first answers; show when it was sent, and what became of it."""
-    say(f"Resilience: the answers to the first {LOST} requests are lost")
+    print(f"\n▸ Resilience: the answers to the first {LOST} requests are lost")
     async with LossyLine(system.http, LOST) as line, Refold(line.url) as refold:
         outcome = await refold.put(NAMESPACE, "invoice", {"cents": 1_990}, type="invoice.paid")
         head = await refold.get(NAMESPACE, "invoice")
     times = [moment for moment, _ in line.writes]
     pauses = ", ".join(f"{after - before:.2f}" for before, after in pairwise(times))
     keys = {key for _, key in line.writes}
-    say("", f"sent {len(times)} times under {len(keys)} id, after pauses of {pauses} s")
-    say("", f"outcome: {outcome.status} of an event that was {outcome.first_status}; version {head.version}")
+    print(f"  sent {len(times)} times under {len(keys)} id, after pauses of {pauses} s")
+    print(f"  outcome: {outcome.status} of an event that was {outcome.first_status}; version {head.version}")
     assert (len(times), len(keys), outcome.status, head.version) == (LOST + 1, 1, "duplicate", 1)
     return 1
 
 
 async def kill_everything(system: System) -> int:
     """Kill one process after the other while writers count; then compare each counter with the acknowledgements."""
-    say(f"Resilience: kill -9 of {', '.join(KILLS)}, while {WRITERS} clients write")
+    print(f"\n▸ Resilience: kill -9 of {', '.join(KILLS)}, while {WRITERS} clients write")
     has_ended, statuses, seconds = asyncio.Event(), Counter[str](), list[float]()
     async with Refold(system.http, retry_seconds=RETRY_SECONDS) as refold:
 
@@ -71,13 +70,14 @@ async def kill_everything(system: System) -> int:
         counted = [await refold.get(NAMESPACE, f"account-{number}") for number in range(WRITERS)]
     made = sum(statuses.values())
     paid = sum(document.state["paid"] for document in counted)
-    say(
-        "",
-        f"{made:,} writes acknowledged; the longest took {max(seconds):.1f} s, half of them less than "
-        f"{1_000 * sorted(seconds)[len(seconds) // 2]:.0f} ms",
-        f"{statuses['duplicate']} of them were sent again although the event was in the log: duplicate, no effect",
-        f"the counters add up to {paid:,}",
+    print(
+        f"  {made:,} writes acknowledged; the longest took {max(seconds):.1f} s, half of them less than "
+        f"{1_000 * sorted(seconds)[len(seconds) // 2]:.0f} ms"
     )
+    print(
+        f"  {statuses['duplicate']} of them were sent again although the event was in the log: duplicate, no effect"
+    )
+    print(f"  the counters add up to {paid:,}")
     assert statuses["duplicate"] > 0
     assert paid == made == sum(document.version - 1 for document in counted)
     return WRITERS + made
@@ -93,6 +93,12 @@ async def _kill(name: str) -> None:
     await asyncio.sleep(UNFOLDED_SECONDS)
     killed.kill()
     projector.send_signal(signal.SIGCONT)
+
+
+def process_of(name: str) -> psutil.Process:
+    """Return a part of the system; all of them are children of this process."""
+    children = psutil.Process().children()
+    return next(it for it in children if any(word.endswith(name) for word in it.cmdline()[:4]))
 
 
 class LossyLine:

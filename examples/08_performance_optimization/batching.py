@@ -4,11 +4,9 @@ import asyncio
 import time
 
 from services import metrics_of
-from show import say, table
 
+from refold import System
 from refold.client import Refold
-from refold.embedded import read_endpoints
-from refold.wiring.system import System
 
 NAMESPACE = "writers"
 WRITERS = (1, 8, 64)
@@ -18,9 +16,9 @@ DOCUMENTS = 200
 
 async def count_commits(system: System) -> None:
     """Let more and more clients write single events; print how many of them each commit has."""
-    say("Batches: clients that write one event after the other, each waits for its outcome")
-    projector = read_endpoints(system.data)["services"]["projector"]
-    rows = [("clients", "events/s", "an event takes", "events in a commit", "a commit takes")]
+    print("\n▸ Batches: clients that write one event after the other, each waits for its outcome")
+    print("  clients  events/s  an event takes  events in a commit  a commit takes")
+    projector = system.services["projector"]
     async with Refold(system.http) as refold:
         lines = [{"doc": f"counter-{number}", "put": {"count": 0}} for number in range(DOCUMENTS)]
         await refold.append(NAMESPACE, lines, committed=True)
@@ -41,17 +39,12 @@ async def count_commits(system: System) -> None:
             )
             before, count = after, sum(written)
             total += count
-            rows.append(
-                (
-                    str(clients),
-                    f"{count / SECONDS:,.0f}",
-                    f"{1_000 * SECONDS * clients / count:.1f} ms",
-                    f"{events / commits:.0f}",
-                    f"{1_000 * seconds / commits:.1f} ms",
-                )
+            event_ms, commit_ms = 1_000 * SECONDS * clients / count, 1_000 * seconds / commits
+            print(
+                f"  {clients:<7} {count / SECONDS:9,.0f} {event_ms:12.1f} ms"
+                f" {events / commits:19.0f} {commit_ms:12.1f} ms"
             )
         documents = [document async for document in refold.list(NAMESPACE, prefix="counter-")]
-    table(*rows)
     assert sum(document.state["count"] for document in documents) == total
 
 

@@ -6,12 +6,11 @@ from random import Random
 from urllib.parse import urlsplit
 
 from services import metrics_of, process_of, processor_seconds, running
-from show import say, table
 
+from refold import System
 from refold.client import Refold
 from refold.embedded import read_passwords
 from refold.wiring.servers import reach
-from refold.wiring.system import System
 
 NAMESPACE = "catalogue"
 DOCUMENTS, VERSIONS, DOCUMENT_BYTES = 200, 10, 10_000
@@ -24,17 +23,15 @@ SIZES = {"none": 0, "4 MB": 2**22, "64 MB": 2**26}
 async def compare_sizes(system: System) -> None:
     """Read the same versions through gateways with caches of different sizes."""
     count = DOCUMENTS * VERSIONS
-    say(
-        f"Caches: {READS:,} reads of {count:,} versions of {DOCUMENT_BYTES // 1_000} KB, "
-        "four fifths of them of a fifth of the versions",
+    print(
+        f"\n▸ Caches: {READS:,} reads of {count:,} versions of {DOCUMENT_BYTES // 1_000} KB, "
+        "four fifths of them of a fifth of the versions"
     )
     await _fill(system)
     settings = reach(system.data)
     user = f"gateway:{read_passwords(system.data)['gateway']}"
     nats_url = f"nats://{user}@{urlsplit(system.nats).netloc}"
-    rows = [
-        ("REFOLD_CACHE_STATES_BYTES", "from the cache", "reads/s", "processor time for one", "the cache has")
-    ]
+    print("  REFOLD_CACHE_STATES_BYTES  from the cache  reads/s  processor time for one  the cache has")
     shares = []
     for name, size in SIZES.items():
         async with running(
@@ -50,11 +47,10 @@ async def compare_sizes(system: System) -> None:
             )
             held = found['refold_cache_bytes{cache="states"}']
             shares.append(hits / (hits + misses))
-            rows.append(
-                (name, f"{shares[-1]:.0%}", f"{rate:,.0f}", f"{1e6 * used:,.0f} µs", f"{held / 2**20:.1f} MB")
+            print(
+                f"  {name:25} {shares[-1]:15.0%} {rate:8,.0f} {1e6 * used:20,.0f} µs {held / 2**20:11.1f} MB"
             )
             assert held <= size
-    table(*rows)
     assert shares == sorted(shares)
 
 

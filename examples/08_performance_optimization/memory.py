@@ -8,16 +8,14 @@ from typing import Any
 
 import orjson
 from services import process_of, resident_bytes, until_ready
-from show import say, table
 
+from refold import System
 from refold.bench.workload import NAMESPACE, Workload
 from refold.core.document import Document
 from refold.core.fold import genesis
 from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.stream import Record, Route
-from refold.embedded import read_endpoints
 from refold.wiring.service import COLLECT_AFTER
-from refold.wiring.system import System
 
 LOG_ID = "example"
 EVENTS, DOCUMENTS = 20_000, 1_000
@@ -27,17 +25,16 @@ PYTHON_THRESHOLD = gc.get_threshold()
 
 async def show_processes(system: System) -> None:
     """Print the memory of the system's processes, and that of a projector that has just been started again."""
-    say("Memory: what the processes have after all this")
+    print("\n▸ Memory: what the processes have after all this")
     for name in ("projector", "gateway", "nats-server", "postgres"):
-        say("", f"{name:12} {_megabytes(name):4.0f} MB")
+        print(f"  {name:12} {_megabytes(name):4.0f} MB")
     projector = process_of("projector")
     projector.kill()
-    begun, url = time.monotonic(), read_endpoints(system.data)["services"]["projector"]
-    await until_ready(url, not_pid=projector.pid)
-    say(
-        "",
-        f"kill -9 of the projector: ready after {time.monotonic() - begun:.1f} s, "
-        f"with {_megabytes('projector'):.0f} MB",
+    begun = time.monotonic()
+    await until_ready(system.services["projector"], not_pid=projector.pid)
+    print(
+        f"  kill -9 of the projector: ready after {time.monotonic() - begun:.1f} s, "
+        f"with {_megabytes('projector'):.0f} MB"
     )
 
 
@@ -47,9 +44,11 @@ def _megabytes(name: str) -> float:
 
 def compare_collections() -> None:
     """Fold the same events in memory under different thresholds of the garbage collector."""
-    say(f"Memory: {EVENTS:,} events are folded in memory; Python searches for garbage in cycles meanwhile")
+    print(
+        f"\n▸ Memory: {EVENTS:,} events are folded in memory, with three settings of Python's garbage collector"
+    )
     records = _records()
-    rows = [("gc.set_threshold", "µs an event", "searches", "of the time", "found")]
+    print("  gc.set_threshold            µs an event  collections  of the time  freed")
     for name, threshold in (
         ("Python's own", PYTHON_THRESHOLD),
         ("Refold's", COLLECT_AFTER),
@@ -57,27 +56,22 @@ def compare_collections() -> None:
     ):
         gc.collect()
         gc.set_threshold(*threshold)
-        with _searches() as searches:
+        with _collections() as collections:
             begun = time.process_time()
             versions = _fold(records)
             seconds = time.process_time() - begun
         gc.set_threshold(*PYTHON_THRESHOLD)
-        rows.append(
-            (
-                f"{name} {threshold}",
-                f"{1e6 * seconds / EVENTS:.1f}",
-                f"{len(searches)}",
-                f"{sum(taken for taken, _ in searches) / seconds:.0%}",
-                f"{sum(found for _, found in searches)}",
-            )
+        share = sum(taken for taken, _ in collections) / seconds
+        freed = sum(found for _, found in collections)
+        print(
+            f"  {f'{name} {threshold}':26} {1e6 * seconds / EVENTS:12.1f} {len(collections):12} {share:12.0%} {freed:6}"
         )
         assert versions == EVENTS
-    table(*rows)
 
 
 def compare_pool() -> None:
     """Create small objects, and take them from a pool to which they return."""
-    say(f"Memory: {OBJECTS:,} objects of five members, one after the other")
+    print(f"\n▸ Memory: {OBJECTS:,} objects of five members, one after the other")
     pool: list[dict[str, Any]] = [{}]
 
     def pooled(number: int) -> None:
@@ -97,7 +91,7 @@ def compare_pool() -> None:
         ("a new dictionary", created),
         ("a new tuple", as_tuple),
     ):
-        say("", f"{name:24} {_nanoseconds(make):4.0f} ns")
+        print(f"  {name:24} {_nanoseconds(make):4.0f} ns")
 
 
 def _nanoseconds(make: Callable[[int], None]) -> float:
@@ -112,8 +106,8 @@ def _nanoseconds(make: Callable[[int], None]) -> float:
 
 
 @contextmanager
-def _searches() -> Iterator[list[tuple[float, int]]]:
-    """Note each search for garbage: its seconds, and the objects that it found."""
+def _collections() -> Iterator[list[tuple[float, int]]]:
+    """Record each run of the garbage collector: its seconds, and how many objects it freed."""
     found: list[tuple[float, int]] = []
     begun = 0.0
 

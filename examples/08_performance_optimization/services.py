@@ -1,6 +1,7 @@
 """Run one more service of a system by hand, with settings of its own, as production does."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from refold.wiring.service import Listener, hand_work, start_process
 from refold.wiring.settings import Settings, handed_on
 
 START_SECONDS = 60.0
-EXPOSITION_SECONDS = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +52,16 @@ async def until_ready(url: str, *, not_pid: int = 0) -> None:
 
 def _is_ready(url: str) -> bool:
     try:
-        _read(f"{url}/readyz")
+        urlopen(f"{url}/readyz").close()  # noqa: S310 - it is the service.
     except OSError:
         return False
     return True
 
 
 def process_of(name: str) -> psutil.Process:
-    """Return a part of the system that this process has started."""
+    """Return a part of the system; all of them are children of this process."""
     children = psutil.Process().children()
-    return next(it for it in children if any(Path(word).name == name for word in it.cmdline()[:4]))
+    return next(it for it in children if any(word.endswith(name) for word in it.cmdline()[:4]))
 
 
 def processor_seconds(*processes: psutil.Process) -> float:
@@ -87,13 +87,7 @@ def resident_bytes(process: psutil.Process) -> int:
 
 async def metrics_of(url: str) -> dict[str, float]:
     """Return a service's metrics as they are now, by name and labels."""
-    # What it answers is up to a second old.
-    await asyncio.sleep(EXPOSITION_SECONDS)
-    text = await asyncio.to_thread(_read, f"{url}/metrics")
-    pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
-
-
-def _read(url: str) -> str:
-    with urlopen(url) as response:  # noqa: S310 - it is the service.
-        return str(response.read(), "utf-8")
+    await asyncio.sleep(1.1)  # What it answers is up to a second old.
+    with await asyncio.to_thread(urlopen, f"{url}/metrics") as response:
+        text = response.read().decode()
+    return {name: float(value) for name, value in re.findall(r"^(\w.*) (\S+)$", text, re.MULTILINE)}

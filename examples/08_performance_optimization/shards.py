@@ -3,14 +3,12 @@
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
 from services import Service, processor_seconds, running
-from show import say, table
 
 from refold.bench import Figures
 from refold.bench.measure import Options, Target, live
@@ -27,44 +25,37 @@ DOCUMENTS = 1_000
 
 def show_partitions() -> None:
     """Print where documents go."""
-    say("Shards: a document's partition is a hash of its name, a shard is a range of partitions")
+    print("\n▸ Shards: a document's partition is a hash of its name, a shard is a range of partitions")
     for document in ("order-1", "order-2", "order-3"):
         partition = partition_of(b"shop", document.encode())
         shard = next(text for text in SHARDS[2] if partition in parse_shard(text))
-        say("", f"shop/{document} is in partition {partition:2}, of the shard {shard}")
+        print(f"  shop/{document} is in partition {partition:2}, of the shard {shard}")
     counts = Counter(
         next(text for text in SHARDS[2] if partition_of(b"shop", b"order-%d" % number) in parse_shard(text))
         for number in range(10_000)
     )
     shown = ", ".join(f"{counts[text]:,} in {text}" for text in SHARDS[2])
-    say("", f"of 10,000 such documents: {shown}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Events per second, and the processor time that each part took for one, in microseconds."""
-
-    rate: float
-    used: dict[str, float]
+    print(f"  of 10,000 such documents: {shown}")
 
 
 async def compare() -> None:
     """Upload as fast as possible to a system with one projector, and to one with two."""
-    say(
-        f"Shards: events that are uploaded and folded, for {SECONDS:.0f} s, on {psutil.cpu_count()} cores; "
+    print(
+        f"\n▸ Shards: events that are uploaded and folded, for {SECONDS:.0f} s, on {psutil.cpu_count()} cores; "
         "processor time for each"
     )
-    measured = {count: await _measure(texts) for count, texts in SHARDS.items()}
-    parts = list(measured[1].used)
-    rows = [("projectors", "events/s", *parts, "together")]
-    for count, found in measured.items():
-        used = [found.used[part] for part in parts]
-        cells = [f"{each:.0f} µs" for each in (*used, sum(used))]
-        rows.append((str(count), f"{found.rate:,.0f}", *cells))
-    table(*rows)
+    print("  projectors  events/s  projectors  gateway    NATS  PostgreSQL  client  together")
+    for count, shards in SHARDS.items():
+        rate, used = await _measure(shards)
+        print(
+            f"  {count:<10} {rate:9,.0f} {used['projectors']:8.0f} µs {used['gateway']:5.0f} µs"
+            f" {used['NATS']:4.0f} µs {used['PostgreSQL']:8.0f} µs {used['client']:4.0f} µs"
+            f" {sum(used.values()):6.0f} µs"
+        )
 
 
-async def _measure(shards: tuple[str, ...]) -> Measured:
+async def _measure(shards: tuple[str, ...]) -> tuple[float, dict[str, float]]:
+    """Return the events per second, and the processor time that each part took for one, in microseconds."""
     configure("error", service="example")
     with TemporaryDirectory(prefix="refold-example-") as name:
         async with AsyncExitStack() as stack:
@@ -85,7 +76,9 @@ async def _measure(shards: tuple[str, ...]) -> Measured:
             return await _load(gateway, projectors, nats.child.pid, servers.postgres.child.pid)
 
 
-async def _load(gateway: Service, projectors: list[Service], nats_pid: int, postgres_pid: int) -> Measured:
+async def _load(
+    gateway: Service, projectors: list[Service], nats_pid: int, postgres_pid: int
+) -> tuple[float, dict[str, float]]:
     clocks = {
         "projectors": partial(processor_seconds, *(projector.process for projector in projectors)),
         "gateway": partial(processor_seconds, gateway.process),
@@ -100,4 +93,4 @@ async def _load(gateway: Service, projectors: list[Service], nats_pid: int, post
     async with Refold(gateway.url) as refold:
         events = (await refold.status())["last_sequence"]
     used = {part: 1e6 * (clock() - before[part]) / events for part, clock in clocks.items()}
-    return Measured(rate=figures.samples["live, uploaded and folded", "events/s"][0], used=used)
+    return figures.samples["live, uploaded and folded", "events/s"][0], used

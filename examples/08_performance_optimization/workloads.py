@@ -1,10 +1,8 @@
 """A small benchmark, by the measurements of `refold bench`: the same figures for several workloads."""
 
-from show import say, table
-
+from refold import System
 from refold.bench import Figures
 from refold.bench.measure import Options, live, read, target_of, travel
-from refold.wiring.system import System
 
 SECONDS = 1.0
 WRITES = {
@@ -21,8 +19,9 @@ READ_KINDS = {
 
 async def run(system: System) -> None:
     """Measure writes and reads; each read is checked by the measurement."""
-    say(f"Benchmark: batches of patches for {SECONDS} s each, and reads")
-    target, rows = target_of(system), [("", "events/s", "lag at most")]
+    print(f"\n▸ Benchmark: batches of patches for {SECONDS} s each, and reads")
+    target = target_of(system)
+    print("                            events/s  lag at most")
     for name, (documents, size) in WRITES.items():
         figures = Figures()
         options = Options(rounds=1, seconds=SECONDS, documents=documents, document_bytes=size)
@@ -31,15 +30,13 @@ async def run(system: System) -> None:
             figures.samples[figure]
             for figure in (("live, uploaded and folded", "events/s"), ("live, lag at most", "s"))
         )
-        rows.append((name, f"{rate:,.0f}", f"{lag:.1f} s"))
-    table(*rows)
+        print(f"  {name:24} {rate:9,.0f} {lag:10.1f} s")
     figures = Figures()
     options = Options(rounds=1, seconds=SECONDS, documents=500)
     await read(target, options, figures)
     await travel(target, options, figures, events=4_000, reads=1_000)
-    rows = [("", "reads/s", "half within", "99 of 100 within")]
+    print("                                    reads/s  half within  99 of 100 within")
     for name, figure in READ_KINDS.items():
         rate = figures.samples[figure, "reads/s"][0]
         p50, p99 = (figures.samples[f"{figure}, {p}", "ms"][0] for p in ("p50", "p99"))
-        rows.append((name, f"{rate:,.0f}", f"{p50:.1f} ms", f"{p99:.1f} ms"))
-    table(*rows)
+        print(f"  {name:32} {rate:8,.0f} {p50:9.1f} ms {p99:14.1f} ms")

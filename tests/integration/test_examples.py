@@ -130,7 +130,7 @@ def readme_of(name):
 def run(name, *arguments, **variables):
     command = [sys.executable, str(EXAMPLES / name), *arguments]
     found = subprocess.run(
-        command, capture_output=True, text=True, env=environment(**variables), timeout=240, check=False
+        command, capture_output=True, text=True, env=environment(**variables), timeout=600, check=False
     )
     assert found.returncode == 0, found.stderr
     return found.stdout

@@ -378,8 +378,7 @@ async def _run(measure: Callable[..., Coroutine[Any, Any, None]], run: Run, **am
     if run.url is not None:
         await measure(Target(http=run.url, nats=run.url), options, figures)
     else:
-        flags = {"durability": run.durability, "log_level": "warning"}
-        async with temporary_system("bench", lambda _: None, **flags) as system:
+        async with temporary_system(durability=run.durability, log_level="warning") as system:
             await measure(target_of(system), options, figures)
     if run.json:
         json_line(figures.plain(options.numbers() | {"durability": run.durability}))

@@ -193,7 +193,7 @@ async def _demonstrate(seconds: float, *, is_once: bool) -> None:
     from refold.wiring.system import temporary_system
 
     _title("Starting NATS, PostgreSQL, a projector and a gateway in a temporary folder")
-    async with temporary_system("demo", _print_dim) as system, Refold(system.http) as refold:
+    async with temporary_system(_print_dim) as system, Refold(system.http) as refold:
         _title(f"Recording this machine's vital signs for {seconds:g} seconds, ten times a second")
         with console().status("  starting") as status:
             recording = await record(refold, seconds, lambda so_far: status.update(_counts(so_far)))

@@ -64,12 +64,13 @@ PROBE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """A system that is ready, on a data folder. `stores` are their addresses without the passwords."""
+    """A system that is ready. `stores` are their addresses without passwords, `services` the URLs of all by name."""
 
     data: Path
     http: str
     nats: str
     stores: tuple[str, ...]
+    services: Mapping[str, str]
 
 
 async def up(settings: Settings, say: Say) -> None:
@@ -180,16 +181,14 @@ async def running_system(
             get_logger().info("part_started", part=part.name, pid=part.pid)
         async with kept(parts, say):
             await _until_ready(listeners["gateway"].url, say)
-            _write_endpoints(servers, listeners, settings, found)
+            urls = {name: listener.url for name, listener in listeners.items()}
+            _write_endpoints(servers, urls, settings, found)
             stores = tuple(store.address for store in store_urls(found))
-            http, nats = listeners["gateway"].url, servers.nats.address
-            yield System(data=servers.folder.path, http=http, nats=nats, stores=stores)
+            http, nats = urls["gateway"], servers.nats.address
+            yield System(data=servers.folder.path, http=http, nats=nats, stores=stores, services=urls)
 
 
-def _write_endpoints(
-    servers: Servers, listeners: Mapping[str, Listener], settings: Settings, found: Settings
-) -> None:
-    urls = {name: listener.url for name, listener in listeners.items()}
+def _write_endpoints(servers: Servers, urls: Mapping[str, str], settings: Settings, found: Settings) -> None:
     endpoints = {
         "http": urls["gateway"],
         "probe": urls["projector"],
@@ -201,12 +200,15 @@ def _write_endpoints(
 
 
 @asynccontextmanager
-async def temporary_system(service: str, say: Say, **flags: Any) -> AsyncIterator[System]:
-    """Run a whole system in a temporary folder, on free ports; `flags` are further settings."""
-    configure("error", service=service)
-    with TemporaryDirectory(prefix=f"refold-{service}-") as folder:
-        settings = load(data=Path(folder), http="127.0.0.1:0", nats_port=0, **flags)
-        async with running_system(settings, say) as system:
+async def temporary_system(say: Say = lambda _: None, **settings: Any) -> AsyncIterator[System]:
+    """Run a whole system in a temporary folder, on free ports: `from refold import temporary_system`.
+
+    `settings` are those of `refold up`: `durability="os"` is `REFOLD_DURABILITY=os`.
+    """
+    configure("error", service="temporary")
+    with TemporaryDirectory(prefix="refold-") as folder:
+        given = load(data=Path(folder), http="127.0.0.1:0", nats_port=0, **settings)
+        async with running_system(given, say) as system:
             yield system
 
 
