@@ -91,3 +91,15 @@ def test_no_module_imports_anothers_private_names():
         if re.match(r"_(?!_)", alias.name)
     ]
     assert not strange, "\n".join(strange)
+
+
+def test_only_the_search_by_where_raises_what_is_no_error_of_the_store():
+    """A store that does not answer in time is `StoreUnavailable`, which no `except StoreError` misses."""
+    raising = {
+        module.name
+        for module in modules()
+        if is_within(module.name, "refold.store")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "TimedOut"
+    }
+    assert raising == {"refold.store.postgres.latest"}

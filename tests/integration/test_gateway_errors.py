@@ -15,7 +15,7 @@ import pytest
 from structlog.contextvars import get_contextvars, merge_contextvars
 from structlog.testing import capture_logs
 
-from refold.core.errors import LogFull, LogUnavailable
+from refold.core.errors import LogFull, LogHole, LogUnavailable, RefoldError, StoreUnavailable
 from refold.core.fold import EVENT_BYTES_MAX, RULES
 from refold.gateway import ops, responses, writes
 from refold.gateway.tracing import Tracing, begin_request
@@ -119,6 +119,26 @@ async def test_an_unknown_result_is_504_with_the_id_to_look_up(monkeypatch: pyte
         async with gateway.projector():
             found = await gateway.request("GET", "/v1/n/d/outcomes?id=k")
             assert (found.status_code, found.json()["status"]) == (200, "applied")
+
+
+@pytest.mark.parametrize("error", [LogUnavailable(), LogHole(), StoreUnavailable()])
+async def test_a_write_in_the_log_whose_outcome_cannot_be_read_is_pending_or_in_doubt_and_not_failed(
+    gateway: Twin, error: RefoldError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store of recent depth reads its history from the log, too."""
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise error
+        yield
+
+    gateway.notices.lost = ("refold.reply",)
+    monkeypatch.setattr(gateway.store, "segments", fail)
+    monkeypatch.setattr(gateway.store, "entry", lambda *_, **__: anext(fail()))
+    sent = await gateway.put("/v1/n/d", 1, Refold_Wait="0.1")
+    assert (sent.status_code, sent.json()["status"]) == (202, "pending")
+    gateway.log.faults = ["lost"]
+    view = problem(await gateway.put("/v1/n/d", 2, Idempotency_Key="k"), 504, "acknowledgement_lost")
+    assert view["id"] == "k"
 
 
 # A log or a store that is unavailable or full

@@ -6,6 +6,7 @@ Redis is Debian's, skipped where it is not installed; Valkey is the binary in th
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -61,6 +62,16 @@ class RedisServer:
                 return connection.recv(65_536)
             except OSError:
                 return b""
+
+    def hang(self) -> None:
+        """Let it neither answer nor end, until it is continued."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Continue it."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it as a power cut of the process does."""

@@ -181,6 +181,8 @@ class ServiceUnavailable(RefoldError, code="service_unavailable"):
 class TimedOut(RefoldError, code="timed_out"):
     """What was waited for did not come in time."""
 
+    # For deadlines of a caller, and of its search by `where`: a store that does not answer is `StoreUnavailable`.
+
 
 class EmbeddedError(RefoldError, code="embedded_error"):
     """The embedded system failed."""

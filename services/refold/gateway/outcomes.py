@@ -15,7 +15,7 @@ from typing import Final, Literal, get_args
 from prometheus_client import Histogram
 
 from refold.core import json_text
-from refold.core.errors import StoreError
+from refold.core.errors import LogError, StoreError
 from refold.core.json_text import Json
 from refold.gateway.consistency import NOTICE_WAIT_SECONDS, Consistency
 from refold.gateway.inflight import deadline_in
@@ -94,11 +94,11 @@ class Outcomes:
                 outcome = await self._notice(sequence, min(NOTICE_WAIT_SECONDS, left_seconds))
             if outcome is not None:
                 return outcome, "notice"
-            failure: StoreError | None = None
+            failure: LogError | StoreError | None = None
             try:
                 found = await self._look_up(namespace, document, sequence)
-            except StoreError as error:
-                # The log has the event: a store that does not answer makes it pending, not failed.
+            except (LogError, StoreError) as error:
+                # The log has the event: what cannot be read now makes it pending, not failed.
                 found, failure = None, error
             if found is not None:
                 if not is_lost:

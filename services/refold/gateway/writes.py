@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Final, NamedTuple, NoReturn
 
 from refold.core.document import Status
-from refold.core.errors import DocumentAbsent, LogUnavailable, RefoldError, StoreError, TimedOut
+from refold.core.errors import DocumentAbsent, LogError, LogUnavailable, RefoldError, StoreError, TimedOut
 from refold.gateway.conditions import ANYTHING, Condition
 from refold.gateway.consistency import BareHead
 from refold.gateway.context import Context
@@ -361,7 +361,7 @@ async def recover(
         raise _in_doubt(context, event_id)
     try:
         found = await _first_sequence(context.store, publications, after_sequence)
-    except StoreError as error:
+    except (LogError, StoreError) as error:
         raise _in_doubt(context, event_id) from error
     context.metrics.append_lost.labels("no" if found is None else "yes").inc()
     return found

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from refold.core import json_text
 from refold.core.document import Document, to_canonical
-from refold.core.errors import StoreError, TimedOut
+from refold.core.errors import LogError, StoreError
 from refold.core.history import Entry, fields_of
 from refold.core.json_text import Json
 from refold.core.stream import Route
@@ -92,11 +92,11 @@ class ConflictNotices:
         return conflict_subject(where.namespace, where.document), body
 
     async def _states(self, contested: Contested) -> ContestedStates | None:
-        """Return the states; None where the store does not answer: a resolver asks for them."""
+        """Return the states; None where store or log do not answer: a resolver asks for them."""
         key, entry = contested.where[1:3], contested.entry
         try:
             with reading_stored(*key):
                 return await read_states(self._store, key, entry, list(self._uncommitted(key)))
-        except (StoreError, TimedOut) as error:
+        except (LogError, StoreError) as error:
             get_logger().warning("conflict_states_unknown", sequence=entry.sequence, error=str(error))
             return None

@@ -1,7 +1,7 @@
 """The ports of a store: one for each of its users.
 
 A store that keeps everything implements all of them (`SnapshotStore`). Every method may raise `StoreUnavailable`,
-`StoreFull`, `StoreDiffers`, `StoreDamaged` or `TimedOut`; docstrings name what else they raise.
+`StoreFull`, `StoreDiffers` or `StoreDamaged`, which are all `StoreError`; docstrings name what else they raise.
 """
 
 from __future__ import annotations

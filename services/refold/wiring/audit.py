@@ -27,7 +27,6 @@ from refold.core.errors import (
     StoreError,
     StoreFull,
     StoreOutdated,
-    TimedOut,
     raising_first,
 )
 from refold.core.timestamp import format_time, parse_time
@@ -162,7 +161,7 @@ async def _store_status(
             facts |= {"depth": opened.capabilities.depth.value, "server": await opened.server_version()}
         finally:
             await opened.close()
-    except (StoreError, TimedOut) as error:
+    except StoreError as error:
         return {**facts, "problem": redacted_text(str(error))}
     return {**facts, "sequence": committed, "lag": max(0, end_sequence - committed)}
 

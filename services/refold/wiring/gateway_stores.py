@@ -15,7 +15,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from refold.core.errors import StoreError, TimedOut, raising_first
+from refold.core.errors import StoreError, raising_first
 from refold.gateway.inflight import waiting
 from refold.history.replayed import whole_history
 from refold.log.jetstream import JetStreamLog
@@ -103,7 +103,7 @@ async def _several(
         store = await open_when_there(url, settings, log_id, when_not=partial(setattr, source, "problem"))
         stack.push_async_callback(store.close)
         stores.opened[url.name] = store
-        with suppress(StoreError, TimedOut):
+        with suppress(StoreError):
             stores.versions[url.name] = await store.server_version()
         # A store is compared with its own positions, whatever the others have.
         store.refuse_stale(lambda: source.sequences, partial(end_sequence, log))

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from refold.core.errors import KeyNeeded, KeyUnknown, Refused, StoreError, TimedOut
+from refold.core.errors import KeyNeeded, KeyUnknown, Refused, StoreError
 from refold.embedded import read_endpoints
 from refold.store import keyed
 from refold.store.keyed import KeyCount, encryption_of
@@ -65,7 +65,7 @@ async def refuse_first_key(settings: Settings) -> None:
         except KeyUnknown as error:
             rule = f"{file.path} is not there, but {store.name} has values that need key {error.facts['key']}"
             raise Refused("bad_setting", f"{rule}: restore the file", field="REFOLD_KEYS") from error
-        except (StoreError, TimedOut):
+        except StoreError:
             continue
 
 
@@ -204,7 +204,7 @@ async def _store_status(settings: Settings, store: StoreUrl, log_id: str) -> dic
             return {**facts, "problem": "not filled yet"}
         async with _opened(settings, store, log_id) as opened:
             counts = await opened.count_keys()
-    except (StoreError, TimedOut) as error:
+    except StoreError as error:
         return {**facts, "problem": redacted_text(str(error))}
     return {**facts, "values": [count._asdict() for count in sorted(counts, key=_position)]}
 

@@ -22,7 +22,6 @@ from refold.core.errors import (
     StoreDiffers,
     StoreError,
     StoreUnreadable,
-    TimedOut,
 )
 from refold.store import Depth
 from refold.store.keyed import KeyedStore, check_keys
@@ -276,7 +275,7 @@ async def open_when_there(
             return await open_store(store, settings, log_id, shard=shard)
         except (KeyUnknown, KeyWrong):
             raise
-        except (StoreError, TimedOut) as error:
+        except StoreError as error:
             problem = redacted_text(str(error))
             when_not(problem)
             get_logger().warning("store_not_opened", store=store.name, code=error.code, error=problem)

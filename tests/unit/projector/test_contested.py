@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import orjson
 import pytest
 
-from refold.core.history import Clock, Point
+from refold.core.errors import LogHole, LogUnavailable, RefoldError, StoreUnavailable
+from refold.core.history import Clock, Point, Segment
 from refold.history.conflicts import Conflicts
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector import contested
@@ -19,9 +21,9 @@ from support.projection import DEADLINE_SECONDS, append, ports, projecting
 CUSTOM = "custom:cart"
 
 
-async def noticed(*events: Any) -> tuple[list[dict[str, Any]], MemoryStore]:
+async def noticed(*events: Any, store: MemoryStore | None = None) -> tuple[list[dict[str, Any]], MemoryStore]:
     """Publish events to one document, and return the notices of its conflicts, and the store."""
-    log, notices, store = MemoryLog("log-1"), MemoryNotices(), MemoryStore()
+    log, notices, store = MemoryLog("log-1"), MemoryNotices(), store or MemoryStore()
     received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     await notices.listen("conflict.n.a%2Fd", lambda _, body: received.put_nowait(orjson.loads(body)))
     async with projecting(ports(log, store, notices)) as running:
@@ -105,3 +107,17 @@ async def test_a_notice_that_is_too_large_or_does_not_apply_to_its_base_has_no_s
     ((notice,), store) = await noticed(*events)
     assert notice["states"] is None
     assert (await store.snapshot_at("n", "a/d", Point(Clock.version, notice["head"]))) is not None
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable(), LogUnavailable(), LogHole()])
+async def test_a_notice_whose_states_cannot_be_read_has_none_and_the_fold_goes_on(error: RefoldError) -> None:
+    """A store of recent depth reads older history from the log."""
+
+    class Unread(MemoryStore):
+        async def segments(self, *_: Any, **__: Any) -> AsyncGenerator[Segment]:
+            raise error
+            yield
+
+    events = [{"put": {}}, patched("/other", 2), custom(patched("/mine", 1), 1), {"put": 2}]
+    ((notice,), _) = await noticed(*events, store=Unread())
+    assert notice["states"] is None

@@ -119,8 +119,6 @@ class FallbackReader:
                     namespace, prefix=prefix, where=where, limit=limit, cursor=cursor, is_bare=is_bare
                 )
             except TimedOut as error:
-                if where is None:
-                    raise
                 # The search is expensive; that says nothing about the store.
                 return error
 
@@ -315,7 +313,7 @@ class FallbackReader:
         try:
             with source.breaker.call():
                 return f"{source.name}:{await _in_time(source.reader.epoch())}"
-        except (StoreError, TimedOut):
+        except StoreError:
             return f"{source.name}:"
 
     async def _checkpoints(self, source: Source) -> list[Checkpoint]:
@@ -353,12 +351,12 @@ async def _end_when_silent(store: Reader, limit: asyncio.Timeout) -> None:
         while True:
             await asyncio.sleep(ANSWER_SECONDS)
             await _in_time(store.ping())
-    except (StoreError, TimedOut):
+    except StoreError:
         limit.reschedule(asyncio.get_running_loop().time())
 
 
-def _silent() -> TimedOut:
-    return TimedOut("the store did not answer in time", seconds=ANSWER_SECONDS)
+def _silent() -> StoreUnavailable:
+    return StoreUnavailable("the store did not answer in time", seconds=ANSWER_SECONDS)
 
 
 def _sequence_of(entry: Entry | None) -> int:

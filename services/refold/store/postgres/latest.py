@@ -34,6 +34,7 @@ from refold.store import (
 )
 from refold.store.postgres.batch import BatchReader
 from refold.store.postgres.pool import (
+    CANCELED,
     SQL,
     STATE_ENCRYPTED,
     STORE_COMMAND_SECONDS,
@@ -159,10 +160,11 @@ class PostgresLatest:
             finally:
                 self._searches.release()
         except (TimedOut, TimeoutError) as error:
-            message = "the search by `where` took too long: narrow it by `prefix`, or make the path simpler"
-            raise TimedOut(message, seconds=seconds) from error
+            raise _too_long(seconds) from error
         except StoreError as error:
             sqlstate = str(error.facts.get("sqlstate", "22"))
+            if sqlstate == CANCELED:
+                raise _too_long(seconds) from error
             if sqlstate == STATE_ENCRYPTED:
                 raise _encrypted("some were written under REFOLD_ENCRYPT=all") from error
             if sqlstate == _OUT_OF_MEMORY:
@@ -262,6 +264,11 @@ class _Search:
         """Set the statement timeout to the time that is left; 0 would mean no limit."""
         seconds = self._ends_at - asyncio.get_running_loop().time()
         await self._connection.execute(SQL["limit_statement"], str(max(1, round(seconds * 1_000))))
+
+
+def _too_long(seconds: float) -> TimedOut:
+    message = "the search by `where` took too long: narrow it by `prefix`, or make the path simpler"
+    return TimedOut(message, seconds=seconds)
 
 
 def _encrypted(why: str) -> Refused:

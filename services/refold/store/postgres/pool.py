@@ -19,7 +19,6 @@ from refold.core.errors import (
     StoreError,
     StoreFull,
     StoreUnavailable,
-    TimedOut,
 )
 from refold.store import Connections
 from refold.store.sql import statements_of
@@ -47,7 +46,9 @@ SQL: Final = statements_of(__package__)
 
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 _DISK_FULL: Final = "53100"
-_CANCELED: Final = "57014"
+CANCELED: Final = "57014"
+"""SQLSTATE of a statement that took longer than it may, or that an operator ended."""
+
 STATE_ENCRYPTED: Final = "RF001"
 """SQLSTATE that `refold_jsonb` and `refold_json` raise for an encrypted state."""
 
@@ -55,8 +56,8 @@ _DAMAGED: Final = ("XX001", "XX002", "58P01", "42P01", "42703", "42883")
 """SQLSTATEs of corrupt data, a corrupt index, a missing file, an undefined table, column or function."""
 
 _RELATION: Final = re.compile(r'relation "(?:\w+\.)?(\w+)"')
-_UNAVAILABLE: Final = ("08", "28", "3D", "40", "53", "55", "57P", "25006")
-"""SQLSTATEs that begin so: the server is unreachable, overloaded, read-only or asks to try again."""
+_UNAVAILABLE: Final = ("08", "28", "3D", "40", "53", "55", "57P", "25006", CANCELED)
+"""SQLSTATEs that begin so: the server is unreachable, overloaded, read-only, ended a statement or asks to retry."""
 
 _LOST: Final = ("08", "57P")
 """SQLSTATEs that begin so: the connection is lost, or ended by the server at any point, after the commit too."""
@@ -229,7 +230,7 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
     try:
         with translated():
             await begun.commit()
-    except (StoreUnavailable, TimedOut) as error:
+    except StoreUnavailable as error:
         connection.terminate()
         raise StoreUnavailable("COMMIT was not answered", is_unknown=True, **error.facts) from error
     except BaseException:
@@ -298,20 +299,18 @@ async def _roll_back(connection: Connection, roll_back: Callable[[], Awaitable[N
     try:
         with translated():
             await roll_back()
-    except (StoreError, TimedOut):
+    except StoreError:
         connection.terminate()
     except BaseException:
         connection.terminate()
         raise
 
 
-def _as_store_error(error: Exception) -> StoreError | TimedOut:
+def _as_store_error(error: Exception) -> StoreError:
     if isinstance(error, asyncpg.PostgresError):
         sqlstate = error.sqlstate or ""
         if sqlstate == _DISK_FULL:
             return StoreFull(cause=str(error))
-        if sqlstate == _CANCELED:
-            return TimedOut(cause=str(error))
         if sqlstate in _DAMAGED:
             named = _RELATION.search(str(error))
             table = {"table": named[1]} if named else {}

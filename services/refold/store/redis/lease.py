@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from secrets import token_hex
 from typing import Final
 
-from refold.core.errors import FenceLost, StoreError, StoreUnavailable, TimedOut
+from refold.core.errors import FenceLost, StoreError, StoreUnavailable
 from refold.store import SHARD_LEASE_SECONDS
 from refold.store.redis.keys import Keys
 from refold.store.redis.pool import EMPTIED, Command, Connection, Pool
@@ -99,7 +99,7 @@ class ShardLease:
                     (held,) = await connection.watch([self._key], [("GET", self._key)])
                     if held == self.token:
                         await connection.execute([("DEL", self._key)])
-            except (StoreError, TimedOut):
+            except StoreError:
                 return  # It expires.
 
     def _is_silent(self, held: bytes, left: int) -> bool:

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from refold.core.errors import StoreDamaged, StoreDiffers, StoreError, StoreFull, StoreUnavailable, TimedOut
+from refold.core.errors import StoreDamaged, StoreDiffers, StoreError, StoreFull, StoreUnavailable
 from refold.store import Connections
 from refold.store.stale import StaleCheck
 
@@ -203,7 +203,7 @@ class Connection:
         """
         try:
             *queued, done = await self._answers([("MULTI",), *commands, ("EXEC",)])
-        except (StoreUnavailable, TimedOut) as error:
+        except StoreUnavailable as error:
             raise StoreUnavailable("EXEC was not answered", is_unknown=True, **error.facts) from error
         # A command that is refused discards the transaction; its own error says why, that of EXEC does not.
         _checked([*queued, done])
@@ -276,11 +276,11 @@ def _translated_errors() -> Iterator[None]:
 _SCHEMES: Final = {"valkey": "redis", "valkeys": "rediss"}
 
 
-def as_store_error(error: Exception) -> StoreError | TimedOut:
+def as_store_error(error: Exception) -> StoreError:
     """Translate the driver's error."""
     cause = str(error) or type(error).__name__
     if isinstance(error, RedisTimeoutError):
-        return TimedOut("Redis did not answer in time", cause=cause)
+        return StoreUnavailable("Redis did not answer in time", cause=cause)
     if not isinstance(error, ResponseError):
         if isinstance(error, AuthenticationError):
             return StoreDiffers("Redis refuses the user or password of the store's URL", cause=cause)

@@ -24,7 +24,6 @@ from refold.core.errors import (
     StoreError,
     StoreFull,
     StoreUnavailable,
-    TimedOut,
 )
 from refold.core.stream import PARTITIONS
 from refold.store import Connections
@@ -73,6 +72,7 @@ _UNAVAILABLE: Final = frozenset(
         sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_PERM,
         sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
         sqlite3.SQLITE_PROTOCOL,
     }
 )
@@ -298,7 +298,7 @@ def translated() -> Iterator[None]:
         raise _as_store_error(error) from error
 
 
-def _as_store_error(error: sqlite3.Error | OSError) -> StoreError | TimedOut:
+def _as_store_error(error: sqlite3.Error | OSError) -> StoreError:
     cause, code = str(error), getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or getattr(error, "errno", 0) in {errno.ENOSPC, errno.EDQUOT}:
         return StoreFull("the disk of the database file is full", cause=cause)
@@ -306,8 +306,6 @@ def _as_store_error(error: sqlite3.Error | OSError) -> StoreError | TimedOut:
     if code in _DAMAGED or missing or cause.startswith(_NO_TEXT):
         table = {"table": missing[1]} if missing else {}
         return StoreDamaged("the database file is damaged", cause=cause, **table)
-    if code == sqlite3.SQLITE_INTERRUPT:
-        return TimedOut(cause=cause)
     if code in _UNAVAILABLE or isinstance(error, OSError):
         return StoreUnavailable("the database file cannot be used", cause=cause)
     return StoreError(cause=cause)
