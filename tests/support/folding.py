@@ -99,7 +99,6 @@ class FoldingRefold:
 def _change(folded: Folded) -> Change:
     event = folded.event
     assert event is not None
-    meta = event.fields.get("meta")
-    return Change(
-        version=folded.outcome.version, sequence=0, recorded_at="", occurred_at="", patch=[], meta=meta
-    )
+    meta, occurred_at = event.fields.get("meta"), event.fields.get("occurred_at", "1970-01-01T00:00:00Z")
+    version = folded.outcome.version
+    return Change(version=version, sequence=0, recorded_at="", occurred_at=occurred_at, patch=[], meta=meta)

@@ -46,6 +46,10 @@ async def import_(
     stops_on_error: Annotated[
         bool, typer.Option("--stop-on-error", help="Stop at the first refused line; by default skip it.")
     ] = False,
+    takes_older: Annotated[
+        bool,
+        typer.Option("--allow-older", help="Import also lines older than what another file brought."),
+    ] = False,
 ) -> None:
     """Import a history from a file of JSON lines.
 
@@ -53,8 +57,11 @@ async def import_(
     document's whole state at that time; null means deleted. TIME is RFC 3339 or unix seconds. Other members are kept
     in meta. A line becomes an event with what has changed; a line without a change becomes none.
 
-    Run the command again after an interruption: it continues where it stopped. Lines of `refold export --history` also
-    restore their versions.
+    Run the command again after an interruption: it continues where it stopped. Import a file again, too, once a line of
+    it was mended or lines were added: those that were imported before are not repeated, and a new line replaces its
+    document's state. One that is older than what another file brought into its document is refused, because no version
+    is inserted into a history; --allow-older makes it the newest. Lines of `refold export --history` also restore their
+    versions.
     """
     from refold.transfer.importer import import_file
 
@@ -64,7 +71,13 @@ async def import_(
             listener = _import_listener(progress, file)
             async with system.client() as refold:
                 tally = await import_file(
-                    refold, namespace, path, listener, is_dry=is_dry, stops_on_error=stops_on_error
+                    refold,
+                    namespace,
+                    path,
+                    listener,
+                    is_dry=is_dry,
+                    stops_on_error=stops_on_error,
+                    takes_older=takes_older,
                 )
     except asyncio.CancelledError:
         say("stopped; run the same command again to continue", is_error=True)

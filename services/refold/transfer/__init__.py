@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from io import FileIO
 from pathlib import Path
 from threading import Thread
@@ -44,6 +44,9 @@ ZSTD_WINDOW_BITS: Final = 24
 
 ZSTD_LEVEL: Final = 3
 GZIP_LEVEL: Final = 6
+
+DIGEST_CHARS: Final = 16
+"""Hexadecimal digits of a digest that tells the lines of one document apart, or files in an event's id."""
 
 FIELDS: Final = frozenset({"doc", "state", "ts", "actor", "meta", "version", "present"})
 EXPORT_FIELDS: Final = FIELDS | {"type"}
@@ -133,6 +136,16 @@ class Line:
     meta: dict[str, Json]
     version: int | None
     type: str | None
+
+    @property
+    def digest(self) -> str:
+        """What the line is recognised by in another file."""
+        return digest_of(self.text.strip())
+
+
+def digest_of(text: bytes) -> str:
+    """Return the beginning of the SHA-256 of a text."""
+    return sha256(text).hexdigest()[:DIGEST_CHARS]
 
 
 def parse_line(number: int, text: bytes) -> Line:

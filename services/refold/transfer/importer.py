@@ -40,7 +40,7 @@ _STALE: Final = frozenset({"conflict", "base_in_future"})
 
 @dataclass(slots=True, kw_only=True)
 class ImportTally:
-    """Progress of an import: lines read, and their results. `present`: imported by an earlier run."""
+    """Progress of an import: lines read, and their results. `present`: imported before, by this file or another."""
 
     lines: int = 0
     events: int = 0
@@ -68,12 +68,14 @@ async def import_file(
     *,
     is_dry: bool = False,
     stops_on_error: bool = False,
+    takes_older: bool = False,
 ) -> ImportTally:
     """Import a file's lines into a namespace; refused lines go to the listener.
 
     `is_dry`: check and count everything, append nothing; times are compared with this machine's clock.
     `stops_on_error`: import no line behind the first that is refused, except those of the same batch
     (`BATCH_LINES_MAX`) when the fold rejects it.
+    `takes_older`: import a line also where another file has brought a later state of its document.
     """
     check_namespace(namespace)
     file = LinesFile(path)
@@ -85,6 +87,7 @@ async def import_file(
         listener=listener,
         is_dry=is_dry,
         stops_on_error=stops_on_error,
+        takes_older=takes_older,
         digest=digest,
         heads=HeadCache(refold, namespace, digest),
         tally=ImportTally(size_bytes=file.size_bytes),
@@ -101,6 +104,7 @@ class _Import:
     listener: ImportListener
     is_dry: bool
     stops_on_error: bool
+    takes_older: bool
     digest: str
     heads: HeadCache
     tally: ImportTally
@@ -163,7 +167,8 @@ class _Import:
         for line in lines:
             if line.number >= self.end_line:
                 break
-            plans.append(plan(line, self.heads, self.digest, attempt=attempt, is_dry=self.is_dry))
+            options = {"is_dry": self.is_dry, "takes_older": self.takes_older}
+            plans.append(plan(line, self.heads, self.digest, attempt=attempt, **options))
             if plans[-1].refusal is not None and self.stops_on_error:
                 break
             await asyncio.sleep(0)

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from refold.client import Change, Refold
@@ -19,36 +20,64 @@ from refold.core.errors import DocumentAbsent, Refused, raising_first
 from refold.core.fold import EVENT_BYTES_MAX, NEWEST
 from refold.core.json_text import Json
 from refold.core.split import split_write
-from refold.core.timestamp import parse_rfc3339
-from refold.transfer import Line
+from refold.core.timestamp import format_time, parse_rfc3339
+from refold.transfer import DIGEST_CHARS, Line, digest_of
 
 HEADS_BYTES_MAX: Final = 256 * 1024 * 1024
 PARSED_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of the texts whose states are also kept parsed; parsed, they take about eight times as much memory."""
 
 LOADS_AT_ONCE: Final = 16
-DIGEST_CHARS: Final = 16
 IMPORT: Final = "import"
 ORIGIN: Final = "origin"
 """Members of `meta`, and of the note under it: the file and line of an event; those of its first import."""
 
+TEXT: Final = "text"
+AFTER: Final = "after"
+"""Members of the note: the line's digest; the newest version before that another file made, where one did."""
+
 _OVERHEAD_BYTES: Final = 200
+_LINE_NOTE_BYTES: Final = 120
+_NEVER_OCCURRED: Final = -(2**63)
+
+
+@dataclass(slots=True)
+class Others:
+    """What other files have brought into a document: an earlier, shorter or mended one may have had the same lines.
+
+    `lines`: the digests of the lines. `occurred_at`: the latest of their times, in nanoseconds. `state`: the digest of
+    the state of the last line of this file that they had.
+    """
+
+    version: int = 0
+    lines: set[str] = field(default_factory=set)
+    occurred_at: int = _NEVER_OCCURRED
+    state: str = ""
+
+    def add(self, change: Change, note: dict[str, Json]) -> None:
+        """Add an imported change; the newest comes first."""
+        self.version = self.version or change.version
+        self.occurred_at = max(self.occurred_at, parse_rfc3339(change.occurred_at))
+        self.lines.add(str(note.get(TEXT)))
 
 
 class Head(NamedTuple):
     """A document as the import expects it, and the last line that was imported into it.
 
-    `text`: a JSON object that holds the state as its member `state`; None if the document is absent.
+    `text`: a JSON object that holds the state as its member `state`; None if the document is absent. `others`: what
+    other files have brought into it.
     """
 
     version: int
     text: bytes | None
     line: int
+    others: Others | None = None
 
     @property
     def size(self) -> int:
         """About how many bytes it takes in a cache."""
-        return len(self.text or b"") + _OVERHEAD_BYTES
+        noted = 0 if self.others is None else len(self.others.lines)
+        return len(self.text or b"") + _OVERHEAD_BYTES + noted * _LINE_NOTE_BYTES
 
 
 NEVER: Final = Head(0, None, 0)
@@ -76,18 +105,27 @@ class Planned(NamedTuple):
 
 
 def plan(
-    line: Line, heads: HeadCache, file_digest: str, *, attempt: int = 0, is_dry: bool = False
+    line: Line,
+    heads: HeadCache,
+    file_digest: str,
+    *,
+    attempt: int = 0,
+    is_dry: bool = False,
+    takes_older: bool = False,
 ) -> Planned:
     """Plan a line of a document whose head is loaded, and update the head.
 
     `attempt` counts from 1 when a line is tried again after another writer's change. A later line of the document
     may then have been imported, so its number does not show that this one was.
-    `is_dry`: refuse a time in the future here, because the log is not asked.
+    `is_dry`: refuse a time in the future here, because the log is not asked. `takes_older`: do not refuse a line that
+    is older than what another file brought.
     """
     head = heads[line.document]
     if line.number <= head.line and not attempt:
         return Planned(line, is_present=True)
     try:
+        if head.others is not None and (known := _known(line, head.others, takes_older=takes_older)):
+            return known
         _check_version(line, heads)
         change = _choose_change(line, heads)
         if change is None:
@@ -105,8 +143,24 @@ def plan(
             heads.broken.add(line.document)
         return Planned(line, refusal=refused)
     text = None if line.state is ABSENT else line.text
-    heads.put(line.document, Head(head.version + versions, text, line.number), line.state)
+    heads.put(line.document, Head(head.version + versions, text, line.number, head.others), line.state)
     return planned
+
+
+def _known(line: Line, others: Others, *, takes_older: bool) -> Planned | None:
+    """Return the plan of a line that another file had, None for a new one; refuse one that would come too late."""
+    state = "" if line.state is ABSENT else digest_of(json_text.dumps(line.state))
+    if line.digest in others.lines:
+        others.state = state
+        return Planned(line, is_present=True)
+    if line.version is not None or takes_older or parse_rfc3339(line.occurred_at) >= others.occurred_at:
+        return None
+    if state == others.state:
+        # It made no event there.
+        return Planned(line)
+    newest = f"version {others.version}, of another file, is of {format_time(others.occurred_at)}"
+    rule = f"older than what was imported before ({newest}): no version is inserted into a history"
+    raise Refused("older_than_imported", f"{rule}; --allow-older makes it the newest", field="ts")
 
 
 def _check_version(line: Line, heads: HeadCache) -> None:
@@ -166,10 +220,16 @@ def _fields(line: Line, head: Head, file_digest: str, attempt: int) -> dict[str,
         "base": head.version,
         "on_conflict": "reject",
         "occurred_at": line.occurred_at,
-        "meta": {**line.meta, IMPORT: {"file": file_digest, "line": line.number, **_origin(line)}},
+        "meta": {**line.meta, IMPORT: _note(line, head, file_digest)},
     }
     given = {"actor": line.actor, "type": line.type}
     return fields | {name: text for name, text in given.items() if text is not None}
+
+
+def _note(line: Line, head: Head, file_digest: str) -> dict[str, Json]:
+    """Return what an event says about its import, the same for the same line and head."""
+    after: dict[str, Json] = {} if head.others is None else {AFTER: head.others.version}
+    return {"file": file_digest, "line": line.number, TEXT: line.digest, **after, **_origin(line)}
 
 
 def _origin(line: Line) -> dict[str, Json]:
@@ -259,34 +319,45 @@ class HeadCache:
             # The namespace was empty when the import began. Events that were not folded yet then are met as duplicates
             # or conflicts, and a conflict loads the head.
             return NEVER, None
-        newest, line = await self._newest(document)
+        newest, line, others = await self._newest(document)
         if newest is None:
             return NEVER, None
         try:
             found = await self._refold.get(self._namespace, document, version=newest.version)
         except DocumentAbsent:
-            return Head(newest.version, None, line), None
-        return Head(newest.version, json_text.dumps({"state": found.state}), line), found.state
+            return Head(newest.version, None, line, others), None
+        text = json_text.dumps({"state": found.state})
+        return Head(newest.version, text, line, others), found.state
 
-    async def _newest(self, document: str) -> tuple[Change | None, int]:
-        """Return a document's newest change, and the newest line of this file that was imported into it."""
+    async def _newest(self, document: str) -> tuple[Change | None, int, Others | None]:
+        """Return a document's newest change, the newest line of this file in it, and what other files brought."""
         newest = None
         # The newest change is usually this file's; other writers' changes may be above it.
         for limit in (1, None):
+            line, others = 0, Others()
             with suppress(DocumentAbsent):
                 changes = self._refold.history(self._namespace, document, limit=limit, is_reversed=True)
                 async for change in changes:
                     newest = newest or change
-                    if line := self._line_of(change):
-                        return newest, line
+                    note = _note_of(change)
+                    if note.get("file") != self._file_digest:
+                        if note:
+                            others.add(change, note)
+                        continue
+                    line = line or _line_of(note)
+                    if AFTER not in note:
+                        return newest, line, others if others.lines else None
             if newest is None:
                 break
-        return newest, 0
+        return newest, line, others if others.lines else None
 
-    def _line_of(self, change: Change) -> int:
-        """Return the line of this file that made the change; 0 for any other change."""
-        note = change.meta.get(IMPORT) if isinstance(change.meta, dict) else None
-        if not isinstance(note, dict) or note.get("file") != self._file_digest:
-            return 0
-        line = note.get("line")
-        return line if isinstance(line, int) else 0
+
+def _note_of(change: Change) -> dict[str, Json]:
+    """Return what a change says about its import; nothing for one that is not imported."""
+    note = change.meta.get(IMPORT) if isinstance(change.meta, dict) else None
+    return note if isinstance(note, dict) else {}
+
+
+def _line_of(note: dict[str, Json]) -> int:
+    line = note.get("line")
+    return line if isinstance(line, int) else 0

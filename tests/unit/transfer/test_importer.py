@@ -106,7 +106,8 @@ async def test_an_event_holds_time_author_file_and_line(path):
     digest = module.LinesFile(path).digest()
     assert event["occurred_at"] == "1970-01-01T00:16:40.000000000Z"
     assert event["actor"] == "ada"
-    assert event["meta"] == {"commit": "abc", "import": {"file": digest, "line": 1}}
+    note = event["meta"].pop("import")
+    assert (note["file"], note["line"], event["meta"]) == (digest, 1, {"commit": "abc"})
 
 
 async def test_a_line_out_of_version_order_is_refused_with_all_later_ones(path):
@@ -167,6 +168,56 @@ async def test_a_repeated_import_publishes_nothing(path):
     second, _ = await run_import(refold, path)
     assert len(refold.appended) == count
     assert (second.events, second.present) == (0, first.events)
+
+
+async def test_a_mended_file_repeats_nothing_and_adds_only_what_is_not_too_late(path):
+    lines = [*states("d", [1, 2, 2, 3]), *states("e", [7, 8]), *states("f", [5])]
+    refold = FoldingRefold()
+    broken = [{**line, "ts": "soon"} if at in (1, 5, 6) else line for at, line in enumerate(lines)]
+    write(path, broken)
+    assert (await run_import(refold, path))[0].events == 4
+    write(path, lines)
+    tally, recorder = await run_import(refold, path)
+    # A history takes no version in between; the last line of a document, and a document's only one, are imported.
+    assert recorder.refused == [(2, "older_than_imported")]
+    assert "--allow-older" in recorder.texts[0]
+    assert (tally.events, tally.present, tally.refused) == (2, 4, 1)
+    assert [refold.state(name) for name in "def"] == [3, 8, 5]
+    before = len(refold.appended)
+    await run_import(refold, path)
+    assert len(refold.appended) == before
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_a_file_with_more_lines_leaves_what_others_wrote_to_documents_without_new_ones(path, is_cut):
+    lines = [*versions("v", [1, 1, 2]), *states("d", [1, 1, None, 2]), *states("e", [1])]
+    refold = FoldingRefold()
+    write(path, lines)
+    await run_import(refold, path)
+    refold.publish("e", {"put": "another writer's"})
+    more = [*versions("v", [3], first=4), *[{"doc": "d", "state": state, "ts": 2000} for state in (3, 4)]]
+    write(path, [*lines, *more])
+    if is_cut:
+        # The first of two batches with new lines is folded, but never answered.
+        refold.faults = [ServiceUnavailable("away")] * 1_000
+        with pytest.raises(ServiceUnavailable):
+            await run_import(refold, path)
+        refold.faults = []
+    _, recorder = await run_import(refold, path)
+    assert (recorder.refused, refold.state("e")) == ([], "another writer's")
+    assert [refold.documents[name].row.version for name in "vde"] == [4, 5, 2]
+    assert (refold.state("v"), refold.state("d")) == (3, 4)
+
+
+async def test_a_line_older_than_another_files_is_imported_only_on_request(path, tmp_path):
+    refold, older = FoldingRefold(), tmp_path / "older.jsonl"
+    write(path, states("d", [1, 2]))
+    await run_import(refold, path)
+    write(older, [{"doc": "d", "state": 0, "ts": 900}])
+    assert (await run_import(refold, older))[1].refused == [(1, "older_than_imported")]
+    assert refold.state("d") == 2
+    assert (await run_import(refold, older, takes_older=True))[0].events == 1
+    assert refold.state("d") == 0
 
 
 async def test_a_malformed_line_is_reported_and_the_rest_is_imported(path):
