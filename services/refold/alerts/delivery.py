@@ -51,6 +51,8 @@ class Delivery:
         self._storage = storage
         self._clock, self._timer, self._random = clock, timer, random
         self._queue: deque[Waiting] = deque()
+        self._sent: Sequence[Waiting] = ()
+        """What is being sent: a full queue does not give it up."""
         self._has_come = asyncio.Event()
         self._breaker = Breaker(timer=timer, random=random, failures=(NotDelivered,))
         self._tokens, self._refilled_at = float(BURST), timer()
@@ -58,7 +60,7 @@ class Delivery:
     @property
     def waiting(self) -> int:
         """Notifications that are not delivered yet."""
-        return len(self._queue)
+        return len(self._queue) + len(self._sent)
 
     def add(self, waiting: Iterable[Waiting]) -> None:
         """Put notifications into the queue."""
@@ -74,7 +76,9 @@ class Delivery:
             if not self._queue:
                 await self._has_come.wait()
             has_waited = not self.sender.is_follower and await self._take_token()
-            await self._send(list(self._queue) if has_waited else [self._queue[0]])
+            self._sent = [self._queue.popleft() for _ in range(len(self._queue) if has_waited else 1)]
+            await self._send(self._sent)
+            self._sent = ()
 
     async def _take_token(self) -> bool:
         """Wait until the rate allows a notification; return whether it had to wait: then the whole queue is sent."""
@@ -108,8 +112,8 @@ class Delivery:
             else:
                 self.is_up = True
                 self.delivered += len(batch)
+                self._storage.remove(waiting.number for waiting in batch)
                 break
-        self._remove(batch)
 
     def _pause(self, attempt: int) -> float:
         return self._random() * min(
@@ -121,11 +125,6 @@ class Delivery:
         keys = [waiting.notification.key for waiting in batch]
         get_logger().error("alert_lost", notifier=self.sender.name, notifications=keys[:BURST], error=error)
         self._storage.remove(waiting.number for waiting in batch)
-
-    def _remove(self, batch: Sequence[Waiting]) -> None:
-        done = {waiting.number for waiting in batch}
-        self._storage.remove(done)
-        self._queue = deque(waiting for waiting in self._queue if waiting.number not in done)
 
 
 def digest(notifications: Sequence[Notification]) -> Notification:

@@ -46,6 +46,8 @@ class Alert:
     since: float
     """When it began to be pending or to fire, or when it resolved."""
     starts: float
+    ended: float = 0.0
+    """When it last resolved: it may be pending again before that is notified."""
     value: float
     seen: float
     """When its rule last had a value."""
@@ -91,7 +93,10 @@ class Machine:
         for key, alert in self._alerts.items():
             if alert.rule not in self._rules:
                 since = alert.since if alert.state == RESOLVED else now
-                self._alerts[key] = replace(alert, state=RESOLVED, since=since, changes=(), is_flapping=False)
+                ended = now if alert.state == FIRING else alert.ended
+                self._alerts[key] = replace(
+                    alert, state=RESOLVED, since=since, ended=ended, changes=(), is_flapping=False
+                )
         self._seen = {
             name: self._seen_by(rule) for name, rule in self._rules.items() if rule.missing is not None
         }
@@ -229,7 +234,7 @@ def _notice(alert: Alert) -> Notice:
         status=FIRING if is_firing else RESOLVED,
         is_flapping=alert.is_flapping,
         starts=alert.starts,
-        ends=0.0 if is_firing else alert.since,
+        ends=0.0 if is_firing else alert.ended,
         value=alert.value,
         summary=alert.summary,
         runbook=alert.runbook,
@@ -240,7 +245,7 @@ def _changed(alert: Alert, rule: Rule, now: float, *, is_met: bool) -> Alert:
     """Return the alert after one evaluation."""
     if not is_met:
         if alert.state == FIRING:
-            return replace(alert, state=RESOLVED, since=now, changes=(*alert.changes, now))
+            return replace(alert, state=RESOLVED, since=now, ended=now, changes=(*alert.changes, now))
         return replace(alert, state=RESOLVED) if alert.state == PENDING else alert
     if alert.state == RESOLVED:
         alert = replace(alert, state=PENDING, since=now)

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 import pytest
 from aiohttp import web
@@ -107,13 +108,21 @@ def storage(tmp_path):
 
 
 @asynccontextmanager
-async def delivering(sender, storage, *notifications):
+async def delivering(sender, storage, *notifications, more=()):
     """A delivery whose pauses are over at once."""
     delivery = Delivery(sender, storage, clock=lambda: 1_000.0, timer=lambda: 0.0, random=lambda: 0.0)
+
+    def add(some):
+        delivery.add(storage.write({"alerts": []}, [(sender.name, each) for each in some]))
+
     running = asyncio.create_task(delivery.run())
-    delivery.add(storage.write({"alerts": []}, [(sender.name, each) for each in notifications]))
+    add(notifications)
+    if more:
+        await sender.is_asked.wait()
+        add(more)
+        sender.may_answer.set()
     async with asyncio.timeout(10):
-        while delivery.delivered + delivery.lost < len(notifications):  # noqa: ASYNC110 - it has no event for that.
+        while delivery.delivered + delivery.lost < len(notifications) + len(more):  # noqa: ASYNC110 - it has no event for that.
             await asyncio.sleep(0.001)
     yield delivery
     running.cancel()
@@ -186,6 +195,26 @@ async def test_the_receiver_says_when_to_try_again_and_no_error_shows_its_path()
                 await Slack(name="chat", kind="slack", url=url).send(notification(), now=1_000.0)
             assert (failed.value.retry_seconds, failed.value.is_final) == (seconds, False)
             assert "s3cret" not in str(failed.value)
+
+
+async def test_a_full_queue_does_not_give_up_what_is_being_sent(storage, monkeypatch):
+    monkeypatch.setattr("refold.alerts.delivery.QUEUE_MAX", 2)
+    keys = []
+
+    class Slow(Slack):
+        is_asked: ClassVar = asyncio.Event()
+        may_answer: ClassVar = asyncio.Event()
+
+        async def send(self, notification, *, now):
+            self.is_asked.set()
+            await self.may_answer.wait()
+            keys.append((notification.key, now))
+
+    sender = Slow(name="chat", kind="slack", url="https://hooks.example.org/")
+    several = [notification(number) for number in range(4)]
+    async with delivering(sender, storage, several[0], more=several[1:]) as delivery:
+        assert (delivery.delivered, delivery.lost, delivery.waiting, storage.read_outbox()) == (3, 1, 0, [])
+    assert [key for key, _ in keys] == [several[number].key for number in (0, 2, 3)]
 
 
 async def test_private_addresses_are_refused_unless_allowed():

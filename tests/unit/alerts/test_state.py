@@ -51,6 +51,18 @@ def test_it_fires_after_its_time_once_and_resolves_once():
     assert not notified.machine.alerts
 
 
+def test_an_alert_that_is_pending_again_ended_when_it_resolved():
+    machine = machine_of(RULE.format("Lag"), "for_seconds = 30", head="group_seconds = 10")
+    notices = []
+    for now, value in ((0, 9), (30, 9), (40, 9), (100, 1), (105, 9), (110, 9)):
+        machine.observe(now, {"Lag": {DOWN: value}})
+        notices += [notice for each in machine.take_due(now) for notice in each.notices]
+    assert [(each.status, each.starts, each.ends) for each in notices] == [
+        ("firing", 30, 0),
+        ("resolved", 30, 100),
+    ]
+
+
 def test_what_is_pending_begins_anew_after_a_good_value():
     notified = Told("for_seconds = 60")
     for now, value in ((0, 9), (50, 1), (60, 9), (110, 9)):
