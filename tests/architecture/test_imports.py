@@ -33,6 +33,7 @@ HOMES = {
     "sqlite3": [
         "refold.alerts.storage",
         "refold.usage.storage",
+        "refold.store.exclusive",
         "refold.store.sqlite.pool",
         "refold.store.sqlite.schema",
     ],

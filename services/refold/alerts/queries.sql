@@ -1,8 +1,17 @@
+-- name: count_tables
+SELECT count(*) FROM sqlite_master
+
+-- name: drop_state
+DROP TABLE IF EXISTS state
+
+-- name: drop_outbox
+DROP TABLE IF EXISTS outbox
+
 -- name: make_state
-CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT
+CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT
 
 -- name: make_outbox
-CREATE TABLE IF NOT EXISTS outbox (
+CREATE TABLE outbox (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     notifier TEXT NOT NULL,
     notification TEXT NOT NULL

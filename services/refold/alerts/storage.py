@@ -13,13 +13,14 @@ from typing import Any, Final, NamedTuple
 
 from refold.alerts import Notification
 from refold.core import json_text
-from refold.core.errors import Refused
+from refold.store.exclusive import open_alone, unusable
 from refold.store.sql import statements_of
 from refold.telemetry.logging import get_logger
 
 SQL: Final = statements_of("refold.alerts")
-WAIT_SECONDS: Final = 1.0
-"""How long a start waits for another engine on the same file to end."""
+
+FORMAT: Final = 1
+"""The format of the file, of `Alert` and of `Notification`; a file of another format is emptied."""
 
 
 class Waiting(NamedTuple):
@@ -34,22 +35,17 @@ class Storage:
     """The file, held by this process alone until `close`."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file or make it. Raises `Refused` where another engine uses it, or it is no such file."""
+        """Open the file or make it; one of another format is emptied.
+
+        Raises `Refused` where another engine uses it, or it is no SQLite file.
+        """
         self._path = path
         self._written = ""
         self._unwritten = count(-1, -1)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            self._file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
-            self._file.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._file.execute("PRAGMA journal_mode = WAL")
-            self._file.execute("PRAGMA synchronous = FULL")
-            self._file.execute(SQL["make_state"])
-            self._file.execute(SQL["make_outbox"])
+            self._file = _opened(path)
         except (sqlite3.Error, OSError) as error:
-            rule = f"cannot be used: {error}; another `refold alerts` may run on it"
-            raise Refused("bad_setting", rule, field=str(path)) from error
+            raise unusable(path, error, "refold alerts") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -107,3 +103,24 @@ class Storage:
             get_logger().error("alert_state_not_written", path=str(self._path), error=str(error))
             return False
         return True
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open the file, with the tables of this format."""
+    # A crash of the machine must not lose what was notified: it would be notified again.
+    file = open_alone(path, synchronous="FULL")
+    try:
+        (found,) = file.execute("PRAGMA user_version").fetchone()
+        if found != FORMAT:
+            file.execute("BEGIN IMMEDIATE")
+            (tables,) = file.execute(SQL["count_tables"]).fetchone()
+            for name in ("drop_state", "drop_outbox", "make_state", "make_outbox"):
+                file.execute(SQL[name])
+            file.execute(f"PRAGMA user_version = {FORMAT}")
+            file.execute("COMMIT")
+            if tables:
+                get_logger().warning("alert_state_emptied", path=str(path), format=found)
+    except BaseException:
+        file.close()
+        raise
+    return file

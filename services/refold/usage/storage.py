@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from refold.core.document import Status
-from refold.core.errors import Refused, StoreDiffers, StoreFull, StoreUnavailable
+from refold.core.errors import StoreDiffers, StoreFull, StoreUnavailable
+from refold.store.exclusive import open_alone, unusable
 from refold.store.sql import statements_of
 from refold.usage import HOUR_NANOSECONDS, OTHER_SECTIONS, SECTIONS_MAX, SESSION_GAP_NANOSECONDS, Counted
 
@@ -24,9 +25,6 @@ FORMAT: Final = 1
 
 WRONG: Final = -1
 """The format of a file whose counts were found to be wrong."""
-
-WAIT_SECONDS: Final = 1.0
-"""How long a start waits for another process on the same file to end."""
 
 NAMES_CACHED_MAX: Final = 100_000
 
@@ -90,7 +88,6 @@ class Storage:
         self._sessions: dict[tuple[int, int, int], _Session] = {}
         given = (FORMAT, log_id, ",".join(sorted(totals)))
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.file, found = _opened(path)
             if found is not None and found[:3] != given:
                 self.file.close()
@@ -109,8 +106,7 @@ class Storage:
                 self.file.close()
                 raise differing(path, sequence=self.position.sequence, found=str(self.statuses))
         except (sqlite3.Error, OSError) as error:
-            rule = f"cannot be used: {error}; another `refold usage` may run on it"
-            raise Refused("bad_setting", rule, field=str(path)) from error
+            raise unusable(path, error, "refold usage") from error
 
     @contextmanager
     def using(self) -> Iterator[None]:
@@ -288,13 +284,9 @@ def _cells(rows: dict[Any, list[int]], row: Any, sequence: int) -> list[int]:
 
 def _opened(path: Path) -> tuple[sqlite3.Connection, tuple[Any, ...] | None]:
     """Open the file and lock it; return what it says of its log, None where it is new."""
-    path.touch(mode=0o600)
-    file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    # A crash of the machine may lose the last commits with their checkpoint: the events are counted again.
+    file = open_alone(path, synchronous="NORMAL")
     try:
-        file.execute("PRAGMA locking_mode = EXCLUSIVE")
-        file.execute("PRAGMA journal_mode = WAL")
-        # A crash of the machine may lose the last commits with their checkpoint: the events are counted again.
-        file.execute("PRAGMA synchronous = NORMAL")
         file.execute(f"PRAGMA cache_size = {-CACHE_KIBIBYTES}")
         for name in _TABLES:
             file.execute(SQL[name])

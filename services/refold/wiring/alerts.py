@@ -5,7 +5,6 @@ Shutdown order: the probes stop, then the engine; what is not delivered yet is i
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,7 +25,7 @@ from refold.embedded import no_system, read_endpoints, running_setting
 from refold.gateway.responses import Response, json_response
 from refold.telemetry.logging import configure
 from refold.wiring.probes import not_ready, serve_probes
-from refold.wiring.service import Listener, stop_on_signals
+from refold.wiring.service import Listener, stop_on_signals, working
 from refold.wiring.settings import Settings, parts_of
 
 FILE: Final = "alerts.sqlite"
@@ -46,13 +45,9 @@ async def run(settings: Settings) -> None:
         engine = Engine(rules, storage, targets, changed_rules=changes_of(path))
         registry = CollectorRegistry()
         registry.register(engine)
-        running = asyncio.create_task(engine.run(), name="alerts")
-        running.add_done_callback(lambda _: stop.set())
         listener = Listener.choose(settings.probe)
-        await serve_probes(registry, listener, stop=stop, readiness=lambda: readiness(engine))
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+        async with working(engine.run(), stop, name="alerts"):
+            await serve_probes(registry, listener, stop=stop, readiness=lambda: readiness(engine))
     finally:
         storage.close()
 

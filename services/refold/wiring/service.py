@@ -11,8 +11,8 @@ import gc
 import importlib
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TypeVar
@@ -160,6 +160,22 @@ def stop_on_signals() -> asyncio.Event:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             loop.add_signal_handler(number, stop.set)
     return stop
+
+
+@asynccontextmanager
+async def working(work: Coroutine[Any, Any, None], stop: asyncio.Event, *, name: str) -> AsyncIterator[None]:
+    """Work beside the block, whose `stop` is set when the work ends; after the block, the work has ended.
+
+    Raises the error that ended the work.
+    """
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(lambda _: stop.set())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 async def unless_stopped(work: Coroutine[Any, Any, Result], stop: asyncio.Event) -> Result | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -39,7 +38,7 @@ from refold.usage.storage import Storage
 from refold.wiring.audit import replayed_store
 from refold.wiring.probes import not_found, not_ready, serve_probes
 from refold.wiring.servers import log_info, opened, reach
-from refold.wiring.service import Listener, collect_seldom, stop_on_signals
+from refold.wiring.service import Listener, collect_seldom, stop_on_signals, working
 from refold.wiring.settings import Settings, parts_of
 from refold.wiring.store_url import StoreUrl
 from refold.wiring.stores import store_urls
@@ -153,24 +152,20 @@ async def run(settings: Settings) -> None:
         storage = Storage(settings.data / FILE, (await log.info()).log_id, totals)
         try:
             service = Service(UsageReader(log, projection, storage), storage)
-            counting = asyncio.create_task(service.count(), name="usage")
-            counting.add_done_callback(lambda _: stop.set())
             registry = CollectorRegistry()
             registry.register(_Counted(storage))
-            await serve_probes(
-                registry,
-                Listener.choose(settings.probe),
-                stop=stop,
-                readiness=service.readiness,
-                route=service.answer,
-                access=Access(
-                    hosts=parts_of(settings.http_hosts), cors_origins=parts_of(settings.cors_origins)
-                ),
-                idle_seconds=settings.http_idle_seconds,
-            )
-            counting.cancel()
-            with suppress(asyncio.CancelledError):
-                await counting
+            hosts, origins = parts_of(settings.http_hosts), parts_of(settings.cors_origins)
+            listener = Listener.choose(settings.probe)
+            async with working(service.count(), stop, name="usage"):
+                await serve_probes(
+                    registry,
+                    listener,
+                    stop=stop,
+                    readiness=service.readiness,
+                    route=service.answer,
+                    access=Access(hosts=hosts, cors_origins=origins),
+                    idle_seconds=settings.http_idle_seconds,
+                )
         finally:
             storage.close()
 

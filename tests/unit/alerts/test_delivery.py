@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import ssl
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
@@ -27,7 +29,8 @@ from refold.alerts.notifiers.documents import Documents
 from refold.alerts.notifiers.email import Email
 from refold.alerts.notifiers.slack import Slack
 from refold.alerts.notifiers.webhook import Webhook, sign
-from refold.alerts.storage import Storage
+from refold.alerts.state import Alert
+from refold.alerts.storage import FORMAT, Storage
 from refold.core.errors import Refused
 from support.system import free_port
 
@@ -304,7 +307,7 @@ async def test_after_a_burst_what_waits_is_one_digest(storage, monkeypatch):
 async def test_what_is_not_delivered_survives_a_restart_and_one_engine_has_the_file(
     storage, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("refold.alerts.storage.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("refold.store.exclusive.WAIT_SECONDS", 0.01)
     storage.write({"alerts": []}, [("ops", notification())])
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("alerts.sqlite*")} == {0o600}
     with pytest.raises(Refused, match="another `refold alerts` may run on it"):
@@ -316,3 +319,27 @@ async def test_what_is_not_delivered_survives_a_restart_and_one_engine_has_the_f
     again.close()
     # Without the file, alerts are still notified.
     assert [each.notifier for each in again.write({}, [("ops", notification(2))])] == ["ops"]
+
+
+def test_a_file_of_another_format_is_emptied(tmp_path):
+    path = tmp_path / "alerts.sqlite"
+    for number, kept in ((FORMAT, 1), (FORMAT + 1, 0), (0, 0)):
+        with closing(Storage(path)) as storage:
+            storage.write({"alerts": [number]}, [("ops", notification())])
+        with closing(sqlite3.connect(path)) as file:
+            file.execute(f"PRAGMA user_version = {number}")
+        with capture_logs() as lines, closing(Storage(path)) as storage:
+            assert storage.read_state() == ({"alerts": [number]} if kept else None)
+            assert len(storage.read_outbox()) == kept
+        assert [line["event"] for line in lines] == ["alert_state_emptied"] * (1 - kept)
+
+
+def test_the_stored_fields_are_those_of_the_format():
+    names = {kind: {each.name for each in fields(kind)} for kind in (Alert, Notice, Notification)}
+    # Where this fails, FORMAT must be raised: an engine of another version cannot read them.
+    assert FORMAT == 1
+    assert names[Notification] == {"key", "group", "notices"}
+    common = {"labels", "severity", "is_flapping", "starts", "value", "summary", "runbook"}
+    assert names[Notice] - common == {"alert", "status", "ends"}
+    own = {"rule", "state", "since", "ended", "seen", "notified", "notified_at", "count", "changes"}
+    assert names[Alert] - common == own

@@ -17,7 +17,6 @@ from refold.core.errors import LogHole, Refused, StoreDiffers
 from refold.log.memory import MemoryLog
 from refold.store.memory import MemoryStore
 from refold.usage import OTHER_SECTIONS, SECTIONS_MAX, Counted, reader, report
-from refold.usage import storage as storage_module
 from refold.usage.reader import UsageReader
 from refold.usage.report import COUNTS, Question, answer
 from refold.usage.storage import Position, Storage
@@ -210,7 +209,7 @@ async def test_without_actors_no_actor_is_in_the_file(tmp_path):
 
 
 async def test_counts_are_of_one_log_and_one_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage_module, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("refold.store.exclusive.WAIT_SECONDS", 0.01)
     log, path = MemoryLog("log-1"), tmp_path / "usage.sqlite"
     await story(log)
     store = await project(log)

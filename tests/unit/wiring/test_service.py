@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from refold.core.errors import LogHole, Refused
-from refold.wiring.service import hand_work, start, start_process, stop_on_signals
+from refold.wiring.service import hand_work, start, start_process, stop_on_signals, working
 
 
 @pytest.fixture
@@ -98,3 +98,35 @@ async def test_sighup_stops_a_service_unless_nohup_ignores_it():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
         signal.signal(signal.SIGHUP, before)
+
+
+async def test_work_has_ended_when_its_block_fails():
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def work():
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def fail():
+        async with working(work(), stop, name="work"):
+            await begun.wait()
+            raise OSError("no port")
+
+    stop = asyncio.Event()
+    with pytest.raises(OSError, match="no port"):
+        await fail()
+    assert ended.is_set()
+    assert stop.is_set()
+
+
+async def test_a_block_is_stopped_when_its_work_fails():
+    async def work():
+        raise LogHole(sequence=7)
+
+    stop = asyncio.Event()
+    with pytest.raises(LogHole):
+        async with working(work(), stop, name="work"):
+            await stop.wait()
