@@ -146,7 +146,7 @@ class RequestTrace:
     def _record(
         self, name: str, kind: Kind, begun_at: int, ended_at: int, attributes: dict[str, Any]
     ) -> None:
-        """Record a span below the request's; what has not ended has failed."""
+        """Record a span below the request's; an append without an acknowledgement has no end, and has failed."""
         context = self.send if kind == "PRODUCER" else self.context.child()
         span = Span(name, kind, context, self.context, begun_at, ended_at or self._now(), attributes)
         self._spans.record(span._replace(is_error=not ended_at))

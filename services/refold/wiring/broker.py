@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-import orjson
 from faststream.nats import NatsBroker
 from faststream.nats.security import NatsUserPassword
 
+from refold.core import json_text
 from refold.core.errors import LogUnavailable
 from refold.log.jetstream import JetStreamLog
 from refold.log.jetstream.api import account_limit
@@ -45,14 +45,21 @@ def watching_storage_limit(log: JetStreamLog, monitor: str | None) -> Iterator[N
 
 async def _watch_storage_limit(log: JetStreamLog, monitor: str | None) -> None:
     while True:
-        with suppress(LogUnavailable, OSError, orjson.JSONDecodeError, KeyError):
+        with suppress(LogUnavailable, OSError):
             if monitor is None:
                 log.server_limit_bytes = await account_limit(log.client)
             else:
                 answer = await get(f"{monitor}/jsz", seconds=_MONITOR_SECONDS)
-                log.server_limit_bytes = orjson.loads(answer.body)["config"]["max_storage"]
+                log.server_limit_bytes = _max_storage(answer.body) or log.server_limit_bytes
         # It is set when the server starts.
         await asyncio.sleep(LIMIT_SECONDS)
+
+
+def _max_storage(body: bytes) -> int | None:
+    """Read an answer of NATS' monitoring; None for that of another server."""
+    config = json_text.object_in(body).get("config")
+    limit = config.get("max_storage") if isinstance(config, dict) else None
+    return limit if type(limit) is int else None
 
 
 def broker_of(url: str) -> NatsBroker:

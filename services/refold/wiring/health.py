@@ -86,7 +86,7 @@ async def check_alerts(url: str, seconds: float) -> list[Finding]:
 @dataclass(slots=True, kw_only=True)
 class _Checks:
     """What the checks need, and what this run has found so far: whether NATS answers, and the log's state if it could
-    be read. Where NATS does not answer, nothing is said of what is asked through it.
+    be read. Where NATS does not answer, checks that need it are skipped.
     """
 
     log: JetStreamLog

@@ -93,6 +93,8 @@ async def _ports(
         traces = partial(projection_traces, settings)
         await make_log(settings.required("nats_admin_url"), replicas=settings.nats_replicas, traces=traces)
     async with AsyncExitStack() as stack:
+        # Closed last: a collector that hangs must not delay the release of the lease.
+        spans = stack.enter_context(open_spans(settings, "projector", registry))
         log = await open_log(settings.required("nats_url"), "refold-projector")
         stack.push_async_callback(log.close)
         BrokerMetrics(registry, log.connection)
@@ -116,7 +118,7 @@ async def _ports(
             shard=settings.shard,
             stores=tuple(each.name for each in stores),
             store_name=chosen.name,
-            spans=stack.enter_context(open_spans(settings, "projector", registry)),
+            spans=spans,
         )
         async with answering_profiles(log.client, "projector", is_on=settings.profiling):
             yield ports, store

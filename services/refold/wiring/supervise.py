@@ -27,7 +27,7 @@ DEATHS_MAX: Final = 5
 DEATHS_SECONDS: Final = 60.0
 """A part ends the system if it dies, or is unhealthy, this often within this time."""
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0, 2.0)
-"""Pause before a restart, by the number of recent restarts of the same kind."""
+"""Pause before a restart, by the number of restarts of the same kind, however long ago; from the fourth on the last."""
 WATCH_SECONDS: Final = 0.1
 """How often a running process is looked at."""
 ASK_SECONDS: Final = 2.0

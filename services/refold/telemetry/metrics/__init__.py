@@ -1,6 +1,6 @@
 """Prometheus metrics of the services: base units, bounded labels (never a document's name).
 
-Each service creates its own in a registry of its own; `metrics.json` describes all of them, which tests hold true.
+Each service creates its own in a registry of its own. `metrics.json` describes them; tests check that it is complete.
 """
 
 from __future__ import annotations
