@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from refold.core.fold_state import FoldState
 from refold.log import end_of
 from refold.log.memory import MemoryNotices
-from refold.projector.loop import Bounds, Ports, ShardLoop
+from refold.projector.loop import LoopLimits, Ports, ShardLoop
 from refold.store.layers.dictionaries import DictionaryKeeper
 from refold.store.ports import Reader
 from refold.telemetry.metrics.projector import ProjectorMetrics
@@ -22,7 +22,7 @@ from refold.wiring.servers import opened
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl
 
-BOUNDS = Bounds(
+LIMITS = LoopLimits(
     cache_bytes_max=2**26,
     pending_events_max=500,
     pending_bytes_max=2**24,
@@ -62,7 +62,7 @@ async def folded(store: StoreUrl, settings: Settings, *, dictionary: bytes = b""
         if dictionary:
             await cast("DictionaryKeeper", fresh).add_dictionary(NAMESPACE, dictionary)
         end, begun = await end_of(log), time.perf_counter()
-        loop = ShardLoop(ports, BOUNDS, FoldState(checkpoints))
+        loop = ShardLoop(ports, LIMITS, FoldState(checkpoints))
         await loop.run(end - SINGLES)
         seconds, before = time.perf_counter() - begun, _commits(registry)
         for sequence in range(end - SINGLES + 1, end + 1):

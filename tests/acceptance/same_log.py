@@ -28,7 +28,7 @@ from refold.core.history import Clock, Entry, Point, Snapshot
 from refold.core.stream import SYSTEM_NAMESPACE
 from refold.history.replayed import Replayed
 from refold.log import EventLog, Publication
-from refold.projector.loop import Bounds
+from refold.projector.loop import LoopLimits
 from refold.store import Rejection
 from refold.store.memory import MemoryStore
 from refold.store.postgres import PostgresStore
@@ -55,10 +55,10 @@ SHOWN_MAX = 20
 KINDS = ("memory", "postgres", "files", "redis")
 
 BOUNDS = {
-    "memory": Bounds(cache_bytes_max=1 << 28, pending_events_max=5_000, pending_bytes_max=1 << 25),
-    "postgres": Bounds(cache_bytes_max=1 << 20, pending_events_max=2_000, pending_bytes_max=1 << 22),
-    "files": Bounds(cache_bytes_max=1 << 22, pending_events_max=700, pending_bytes_max=1 << 20),
-    "redis": Bounds(cache_bytes_max=1 << 21, pending_events_max=1_500, pending_bytes_max=1 << 20),
+    "memory": LoopLimits(cache_bytes_max=1 << 28, pending_events_max=5_000, pending_bytes_max=1 << 25),
+    "postgres": LoopLimits(cache_bytes_max=1 << 20, pending_events_max=2_000, pending_bytes_max=1 << 22),
+    "files": LoopLimits(cache_bytes_max=1 << 22, pending_events_max=700, pending_bytes_max=1 << 20),
+    "redis": LoopLimits(cache_bytes_max=1 << 21, pending_events_max=1_500, pending_bytes_max=1 << 20),
 }
 
 

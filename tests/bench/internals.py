@@ -24,7 +24,7 @@ from refold.live.backlog import Backlog
 from refold.projector.replay import begin_replay
 from refold.store.postgres import PostgresStore
 from refold.wiring.audit import PROCESSES_MAX, processors
-from refold.wiring.projector import bounds_of
+from refold.wiring.projector import limits_of
 from refold.wiring.servers import open_log
 from refold.wiring.service import collect_seldom
 from refold.wiring.settings import Settings, load
@@ -102,7 +102,7 @@ async def replay(
     log = await open_log(url, "refold-bench-replay")
     store = await PostgresStore.open(dsn, schema=schema, shard=str(partitions[0]), readers_max=2)
     try:
-        loop = await begin_replay(log, store, bounds_of(load()), partitions)
+        loop = await begin_replay(log, store, limits_of(load()), partitions)
         await signals.until_go()
         started_at = time.perf_counter()
         await loop.run(until_sequence)

@@ -9,7 +9,7 @@ import pytest
 
 from refold.audit.stores import Listener, Side, compare_stores
 from refold.log.memory import MemoryLog
-from refold.projector.loop import Bounds
+from refold.projector.loop import LoopLimits
 from refold.projector.replay import begin_replay
 from refold.store.memory import MemoryStore
 from support.projection import append
@@ -46,10 +46,10 @@ async def test_a_store_is_equal_to_that_in_memory(stores, log):
         store = await open_store()
         memory = MemoryStore()
         for filled, pending_max in ((memory, 1_000), (store, 90)):
-            bounds = Bounds(
+            limits = LoopLimits(
                 cache_bytes_max=1 << 24, pending_events_max=pending_max, pending_bytes_max=1 << 24
             )
-            loop = await begin_replay(log, filled, bounds, range(64))
+            loop = await begin_replay(log, filled, limits, range(64))
             await loop.run((await log.info()).last_sequence)
         found = []
         listener = Listener(found.append, lambda _: None)

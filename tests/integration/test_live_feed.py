@@ -13,7 +13,7 @@ from refold.core.errors import LogUnavailable
 from refold.gateway.consistency import Consistency
 from refold.history import History
 from refold.live.feed import Feed
-from refold.live.past import Past
+from refold.live.reader import ConsistentReader
 from refold.live.watched import WatchedDocument
 from refold.log import PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamNotices
@@ -34,8 +34,8 @@ async def feeding(site: Site, registry: CollectorRegistry) -> AsyncIterator[Feed
         notices = JetStreamNotices(log.client)
         consistency = Consistency(log, store, notices)
         await notices.listen(PROGRESS_SUBJECT, consistency.hear)
-        past = Past(store, History(store), consistency)
-        feed = Feed(notices, store, past, consistency, LiveMetrics(registry))
+        reader = ConsistentReader(store, History(store), consistency)
+        feed = Feed(notices, store, reader, consistency, LiveMetrics(registry))
         async with running(feed.run(), consistency.watch()):
             yield feed
 

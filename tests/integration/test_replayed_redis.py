@@ -8,13 +8,13 @@ from refold.core.errors import HistoryElsewhere
 from refold.core.history import Clock, Point
 from refold.history.replayed import Replayed
 from refold.log import Publication
-from refold.projector.loop import Bounds
+from refold.projector.loop import LoopLimits
 from refold.projector.replay import begin_replay
 from refold.store.memory import MemoryStore
 from refold.store.redis import RedisStore
 from support.broker import running_broker
 
-BOUNDS = Bounds(cache_bytes_max=1 << 24, pending_events_max=1_000, pending_bytes_max=1 << 24)
+LIMITS = LoopLimits(cache_bytes_max=1 << 24, pending_events_max=1_000, pending_bytes_max=1 << 24)
 
 
 async def test_old_versions_are_replayed_with_the_permissions_of_the_gateway(tmp_path, redis_url):
@@ -30,7 +30,7 @@ async def test_old_versions_are_replayed_with_the_permissions_of_the_gateway(tmp
         for store in (recent, full):
             # In parts, so that pages close in several commits.
             for until in (200, 400, end):
-                await (await begin_replay(writer, store, BOUNDS, range(64))).run(until)
+                await (await begin_replay(writer, store, LIMITS, range(64))).run(until)
         elsewhere = 0
         replayed = Replayed(log, recent)
         for version in (1, 2, 50, 199, 250, 300):

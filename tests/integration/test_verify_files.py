@@ -10,13 +10,13 @@ import pytest
 from refold.audit.verify import Listener, Scope, verify
 from refold.core.errors import StoreDamaged
 from refold.log.memory import MemoryLog
-from refold.projector.loop import Bounds
+from refold.projector.loop import LoopLimits
 from refold.projector.replay import begin_replay
 from refold.store.layers.compression import Compression
 from refold.store.sqlite import SqliteStore
 from support.projection import append
 
-ROOMY = Bounds(cache_bytes_max=1 << 24, pending_events_max=1_000, pending_bytes_max=1 << 24)
+ROOMY = LoopLimits(cache_bytes_max=1 << 24, pending_events_max=1_000, pending_bytes_max=1 << 24)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from refold.core.replay import state_at
 from refold.core.stream import Record
 from refold.core.timestamp import TIME_MIN_NANOSECONDS
 from refold.projector.commit_buffer import CommitBuffer
-from refold.store import Bounds, Key, Rejection
+from refold.store import Key, Rejection, SegmentBounds
 from refold.store.memory import MemoryStore, Tables
 from support.events import EVENTS, LOGS, START, History, lines
 from support.json_values import containers, copied, patches
@@ -233,7 +233,7 @@ async def test_a_state_read_from_packed_pages_equals_that_of_a_plain_fold(log, d
     for key in reference.snapshots:
         for point in reference.points(key):
             kept = store._tables.documents[key]
-            run = kept.segments[kept.at(Bounds.of(point))]
+            run = kept.segments[kept.at(SegmentBounds.of(point))]
             packed = PackedEntries(pack(run.entries))
             assert state_at(run.base, packed, point) == reference.at(key, point), (key, point)
 

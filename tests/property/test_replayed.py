@@ -16,12 +16,12 @@ from refold.core.stream import SYSTEM_NAMESPACE
 from refold.history.replayed import Replayed
 from refold.log import Publication
 from refold.log.memory import MemoryLog
-from refold.projector.loop import Bounds
+from refold.projector.loop import LoopLimits
 from refold.projector.replay import begin_replay
 from refold.store import Depth
 from refold.store.memory import MemoryStore, Tables
 
-BOUNDS = Bounds(cache_bytes_max=1 << 24, pending_events_max=1_000, pending_bytes_max=1 << 24)
+LIMITS = LoopLimits(cache_bytes_max=1 << 24, pending_events_max=1_000, pending_bytes_max=1 << 24)
 DOCUMENTS = ("a", "b", "ä/1")
 VALUES = st.sampled_from([1, None, {"x": 1}, {"x": {"y": [1]}, "z": "é"}, {"big": "x" * 200}])
 CHANGES = st.one_of(
@@ -72,7 +72,7 @@ def _small_bounds():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("refold.projector.commit_buffer.PAGE_EVENTS_MAX", 2)
         patched.setattr("refold.projector.commit_buffer.PAGE_BYTES_MIN", 200)
-        patched.setattr("refold.history.past.SEGMENT_EVENTS_MIN", 3)
+        patched.setattr("refold.history.document_replay.SEGMENT_EVENTS_MIN", 3)
         yield
 
 
@@ -110,7 +110,7 @@ def published(document, change):
 async def fold(log, tables, ends):
     store = MemoryStore(tables)
     for end in sorted(ends):
-        loop = await begin_replay(log, store, BOUNDS, range(64))
+        loop = await begin_replay(log, store, LIMITS, range(64))
         await loop.run(end)
 
 
@@ -144,8 +144,14 @@ async def test_every_question_has_the_answer_of_a_store_of_full_depth(steps, dat
     await fold(log, tables, {half, end})
     full = MemoryStore(tables)
     recent = MemoryStore(tables, depth=Depth.recent)
-    cache_bytes_max = data.draw(st.sampled_from([0, 1 << 20]))
-    replayed = Replayed(log, recent, cache_bytes_max=cache_bytes_max)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("refold.history.replayed.CACHE_BYTES_MAX", data.draw(st.sampled_from([0, 1 << 20])))
+        await _compare(data, Replayed(log, recent), recent, full, end)
+    event("clock stepped back" if await recent.clock() else "clock never stepped back")
+
+
+async def _compare(data, replayed, recent, full, end):
+    """Ask a store with the log behind it and one of full depth the same questions."""
     elsewhere = 0
     for document in data.draw(st.permutations(DOCUMENTS)):
         whole = [
@@ -191,7 +197,6 @@ async def test_every_question_has_the_answer_of_a_store_of_full_depth(steps, dat
             "n", DOCUMENTS, **between
         )
     event("replayed" if elsewhere else "all recent")
-    event("clock stepped back" if await recent.clock() else "clock never stepped back")
 
 
 async def test_a_history_that_is_too_long_is_refused_naming_the_bounds(monkeypatch):

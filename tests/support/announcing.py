@@ -16,8 +16,8 @@ from refold.core import json_text
 from refold.core.stream import Route
 from refold.history import notice_of
 from refold.live.backlog import Backlog
-from refold.live.documents import Documents
-from refold.live.namespace import Namespaces
+from refold.live.documents import DocumentSubscriptions
+from refold.live.namespace import NamespaceSubscriptions
 from refold.live.ring import Ring
 from refold.live.streams import Live
 from refold.live.watched import Change
@@ -28,7 +28,7 @@ from refold.store.memory import MemoryStore
 from refold.telemetry.metrics.gateway import LiveMetrics
 from support.scribe import Scribe
 from support.stores import begin
-from support.streams import LOG, MemoryFeed, MemoryPast
+from support.streams import LOG, MemoryFeed, MemoryReader
 
 SHARDS = 2
 
@@ -131,8 +131,8 @@ class Announcer(MemoryFeed):
         """Return the streams of a gateway that starts now."""
         metrics = LiveMetrics(CollectorRegistry())
         backlog = Backlog(self.log, self.store)
-        namespaces = Namespaces(
+        namespaces = NamespaceSubscriptions(
             self, backlog, lambda: self.committed_sequence, self._reaches, log=LOG, metrics=metrics
         )
-        documents = Documents(self, MemoryPast(self), log=LOG, metrics=metrics)
+        documents = DocumentSubscriptions(self, MemoryReader(self), log=LOG, metrics=metrics)
         return Live(self, documents, namespaces, log=LOG, metrics=metrics, age_seconds=3_600)

@@ -15,7 +15,7 @@ from refold.core.history import Segment
 from refold.gateway.consistency import Consistency
 from refold.history import History
 from refold.live.feed import Feed
-from refold.live.past import Past
+from refold.live.reader import ConsistentReader
 from refold.log import PROGRESS_SUBJECT
 from refold.log.memory import MemoryLog, MemoryNotices
 from refold.projector.loop import ShardLoop
@@ -84,8 +84,8 @@ class World:
         self.store = LateStore(self.tables)
         self.consistency = Consistency(self.log, self.store, self.wire)
         self.registry = CollectorRegistry()
-        past = Past(self.store, History(self.store), self.consistency)
-        self.feed = Feed(self.wire, self.store, past, self.consistency, LiveMetrics(self.registry))
+        reader = ConsistentReader(self.store, History(self.store), self.consistency)
+        self.feed = Feed(self.wire, self.store, reader, self.consistency, LiveMetrics(self.registry))
         self.age = 0
         """Nanoseconds by which events seem older to the projector."""
 

@@ -14,13 +14,13 @@ from refold.core import json_text
 from refold.core.fold_state import FoldState
 from refold.log import Appended, EventLog, Notices, Publication
 from refold.log.memory import MemoryLog, MemoryNotices
-from refold.projector.loop import Bounds, Ports, ShardLoop
+from refold.projector.loop import LoopLimits, Ports, ShardLoop
 from refold.store.memory import MemoryStore
 from refold.store.ports import SnapshotStore
 from refold.telemetry.metrics.projector import ProjectorMetrics
 
-ROOMY = Bounds(cache_bytes_max=2**28, pending_events_max=5_000, pending_bytes_max=2**25)
-NARROW = Bounds(cache_bytes_max=1, pending_events_max=3, pending_bytes_max=2**25)
+ROOMY = LoopLimits(cache_bytes_max=2**28, pending_events_max=5_000, pending_bytes_max=2**25)
+NARROW = LoopLimits(cache_bytes_max=1, pending_events_max=3, pending_bytes_max=2**25)
 DEADLINE_SECONDS = 20
 LOOK_SECONDS = 0.002
 
@@ -75,11 +75,11 @@ class Projecting:
 
 
 @asynccontextmanager
-async def projecting(given: Ports, bounds: Bounds = ROOMY) -> AsyncIterator[Projecting]:
+async def projecting(given: Ports, limits: LoopLimits = ROOMY) -> AsyncIterator[Projecting]:
     """Run a loop from the store's checkpoints; it is cancelled at the end."""
     assert await given.store.acquire_lease()
     checkpoints = await given.store.bind((await given.log.info()).log_id)
-    running = Projecting(ShardLoop(given, bounds, FoldState(checkpoints)))
+    running = Projecting(ShardLoop(given, limits, FoldState(checkpoints)))
     try:
         yield running
     finally:
@@ -87,9 +87,9 @@ async def projecting(given: Ports, bounds: Bounds = ROOMY) -> AsyncIterator[Proj
         await asyncio.wait({running.task})
 
 
-async def project(log: MemoryLog, bounds: Bounds = ROOMY) -> MemoryStore:
+async def project(log: MemoryLog, limits: LoopLimits = ROOMY) -> MemoryStore:
     """Fold a log to its end into a new store."""
     store = MemoryStore()
-    async with projecting(ports(log, store), bounds) as running:
+    async with projecting(ports(log, store), limits) as running:
         await running.committed((await log.info()).last_sequence)
     return store

@@ -13,7 +13,7 @@ import pytest
 from refold.core.errors import HistoryElsewhere
 from refold.core.history import Clock, Entry, Point
 from refold.core.stream import Checkpoint, Route, parse_shard
-from refold.store import Bounds, Commit, Depth
+from refold.store import Commit, Depth, SegmentBounds
 from refold.store.memory import MemoryStore, Tables
 from refold.store.ports import SnapshotStore
 from refold.store.postgres import PostgresStore
@@ -171,7 +171,7 @@ class Depths:
         depth = self.store.capabilities.depth
         base, sequence = self.scribe.oldest(document, depth, namespace=namespace)
         is_zero = point.clock in {Clock.version, Clock.sequence} and point.value < 1
-        is_kept = is_zero or Bounds.of(point).include(base, sequence)
+        is_kept = is_zero or SegmentBounds.of(point).include(base, sequence)
         if is_kept:
             found = await self.store.snapshot_at(namespace, document, point)
             assert found == self.scribe.at(document, point, namespace=namespace), point

@@ -17,8 +17,8 @@ from refold.core.replay import apply_accepted
 from refold.core.timestamp import format_time
 from refold.live import Frame, Mode, Subscription
 from refold.live.backlog import Backlog
-from refold.live.documents import Documents
-from refold.live.namespace import Namespaces
+from refold.live.documents import DocumentSubscriptions
+from refold.live.namespace import NamespaceSubscriptions
 from refold.live.ring import Ring
 from refold.live.streams import Live
 from refold.live.watched import Change, WatchedDocument
@@ -117,7 +117,7 @@ class MemoryFeed:
         return [Change(change.version, change.sequence, change.body) for change in some]
 
 
-class MemoryPast:
+class MemoryReader:
     """What was before."""
 
     def __init__(self, feed: MemoryFeed) -> None:
@@ -143,8 +143,8 @@ def live_of(feed: MemoryFeed) -> Live:
     """Return the streams of a gateway over a feed; of namespaces, those without a past."""
     metrics = LiveMetrics(CollectorRegistry())
     backlog = Backlog(MemoryLog(LOG), MemoryStore())
-    namespaces = Namespaces(feed, backlog, lambda: 0, has_none, log=LOG, metrics=metrics)
-    documents = Documents(feed, MemoryPast(feed), log=LOG, metrics=metrics)
+    namespaces = NamespaceSubscriptions(feed, backlog, lambda: 0, has_none, log=LOG, metrics=metrics)
+    documents = DocumentSubscriptions(feed, MemoryReader(feed), log=LOG, metrics=metrics)
     return Live(feed, documents, namespaces, log=LOG, metrics=metrics, age_seconds=3_600)
 
 

@@ -17,14 +17,13 @@ from refold.core.document import Document
 from refold.core.errors import HistoryElsewhere, HistorySlow
 from refold.core.fold import ID_WINDOW_EVENTS, NEWEST
 from refold.core.fold.rules import Rules
-from refold.core.history import Clock, Entry, Point, Segment, Snapshot
+from refold.core.history import Entry, Point, Segment, Snapshot
 from refold.core.replay import state_at
 from refold.core.stream import Checkpoint, Record, route
 from refold.core.transactions import claimed_members, may_be_member, place_of
-from refold.history.past import Clamps, Past, rules_after, system_documents
+from refold.history.document_replay import Clamps, DocumentReplay, rules_after, system_documents
 from refold.log import EventLog
 from refold.store import (
-    Bounds,
     Capabilities,
     Depth,
     Head,
@@ -33,6 +32,7 @@ from refold.store import (
     NamespaceCount,
     Page,
     Rejection,
+    SegmentBounds,
     VersionAt,
     damaged,
     first_bounds,
@@ -75,11 +75,11 @@ class Replayed:
     where a document has too many events.
     """
 
-    def __init__(self, log: EventLog, store: RecentReader, *, cache_bytes_max: int = CACHE_BYTES_MAX) -> None:
+    def __init__(self, log: EventLog, store: RecentReader) -> None:
         self._log = log
         self._store = store
-        self._cache_bytes_max = cache_bytes_max
-        self._pasts: OrderedDict[Key, Past] = OrderedDict()
+        self._replays: OrderedDict[Key, DocumentReplay] = OrderedDict()
+        self._replays_bytes = 0
         self._locks: dict[Key, _Lock] = {}
 
     # --- What the store has -------------------------------------------------------------------------------------
@@ -161,9 +161,9 @@ class Replayed:
             return await self._store.snapshot_at(namespace, document, point)
         key = namespace, document
         edge = (await self._kept(key))[0].base_sequence
-        past = await self._replay(key, edge, lambda it: _is_beyond(it, point))
-        bounds = Bounds.of(point)
-        segments = [it for it in past.until(edge) if bounds.include(it.base, it.base_sequence)]
+        replay = await self._replay(key, edge, lambda it: it.is_beyond(point))
+        bounds = SegmentBounds.of(point)
+        segments = [it for it in replay.until(edge) if bounds.include(it.base, it.base_sequence)]
         with reading_stored(*key):
             return state_at(segments[-1].base, segments[-1].entries, point)
 
@@ -192,15 +192,14 @@ class Replayed:
         until = kept[0].base_sequence if edge is None else edge
         bounds = first_bounds(after_version, is_descending=is_descending)
         if is_descending:
-            past = (await self._replay(key, until)).until(until)
-            for segment in reversed(past):
+            for segment in reversed((await self._replay(key, until)).until(until)):
                 if edge is not None or bounds.include(segment.base, segment.base_sequence):
                     yield segment
             return
         # A segment is whole when another one has begun.
-        past_version = after_version or 0
-        past_now = await self._replay(key, until, lambda it: it.segments[-1].base.version > past_version)
-        for at in count(past_now.find(bounds)):
+        version = after_version or 0
+        replay = await self._replay(key, until, lambda it: it.segments[-1].base.version > version)
+        for at in count(replay.find(bounds)):
             is_whole = _has_segments(at + 2)
             found = (await self._replay(key, until, is_whole)).until(until)
             if at >= len(found):
@@ -212,8 +211,8 @@ class Replayed:
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
         with suppress(HistoryElsewhere):
             return await self._store.entry(namespace, document, sequence)
-        past = await self._replay((namespace, document), sequence)
-        return next((entry for entry in past.entries(sequence) if entry.sequence == sequence), None)
+        replay = await self._replay((namespace, document), sequence)
+        return next((entry for entry in replay.entries(sequence) if entry.sequence == sequence), None)
 
     async def entries_between(
         self, namespace: str, documents: Sequence[str], *, after_sequence: int, until_sequence: int
@@ -232,8 +231,8 @@ class Replayed:
             return await self._store.entries_between(namespace, [document], **between)
         head = await self._store.head(namespace, document)
         until = min(until_sequence, 0 if head is None else head.last_sequence)
-        past = await self._replay((namespace, document), until)
-        entries = (entry for entry in past.entries(until) if entry.sequence > after_sequence)
+        replay = await self._replay((namespace, document), until)
+        entries = (entry for entry in replay.entries(until) if entry.sequence > after_sequence)
         return [(document, entry) for entry in entries if entry.status.is_effective]
 
     async def find_id(self, namespace: str, document: str, event_id: str) -> Entry | None:
@@ -281,19 +280,20 @@ class Replayed:
     # --- The replay ---------------------------------------------------------------------------------------------
 
     async def _replay(
-        self, key: Key, until_sequence: int, is_enough: Callable[[Past], bool] = lambda _: False
-    ) -> Past:
+        self, key: Key, until_sequence: int, is_enough: Callable[[DocumentReplay], bool] = lambda _: False
+    ) -> DocumentReplay:
         """Return a document's history, replayed up to a sequence or as far as is enough. Raises `HistorySlow`."""
         lock = self._locks.setdefault(key, _Lock())
         lock.users += 1
         try:
             async with asyncio.timeout(REPLAY_SECONDS_MAX) as timeout, lock.lock:
-                past = self._pasts.pop(key, None) or Past(key)
+                replay = self._replays.pop(key, None) or DocumentReplay(key)
+                self._replays_bytes -= replay.size_bytes
                 try:
-                    await self._advance(past, until_sequence, is_enough)
+                    await self._advance(replay, until_sequence, is_enough)
                 finally:
-                    past.document.recent = None
-                    self._keep(past)
+                    replay.document.recent = None
+                    self._keep(replay)
         except TimeoutError:
             if not timeout.expired():
                 raise
@@ -302,26 +302,28 @@ class Replayed:
             lock.users -= 1
             if not lock.users:
                 del self._locks[key]
-        return past
+        return replay
 
-    async def _advance(self, past: Past, until_sequence: int, is_enough: Callable[[Past], bool]) -> None:
-        if past.read_sequence >= until_sequence or is_enough(past):
+    async def _advance(
+        self, replay: DocumentReplay, until_sequence: int, is_enough: Callable[[DocumentReplay], bool]
+    ) -> None:
+        if replay.read_sequence >= until_sequence or is_enough(replay):
             return
         clamps = Clamps(await self._store.clock())
-        system = await self._system(past.key, past.system_sequence, until_sequence)
+        system = await self._system(replay.key, replay.system_sequence, until_sequence)
         system.sort(reverse=True)
-        own = self._log.read_document(*past.key, past.read_sequence, until_sequence)
+        own = self._log.read_document(*replay.key, replay.read_sequence, until_sequence)
         async with aclosing(own):
             async for record in own:
                 while system and system[-1].sequence < record.sequence:
-                    past.take_system(system.pop())
-                if past.events >= REPLAY_EVENTS_MAX or past.size_bytes >= REPLAY_BYTES_MAX:
-                    raise _slow(past.key)
+                    replay.take_system(system.pop())
+                if replay.events >= REPLAY_EVENTS_MAX or replay.size_bytes >= REPLAY_BYTES_MAX:
+                    raise _slow(replay.key)
                 members = await self._members(record)
-                past.take(record, members, clamps, await self._others_rules(past.key, members))
-                if is_enough(past):
+                replay.take(record, members, clamps, await self._others_rules(replay.key, members))
+                if is_enough(replay):
                     return
-        past.read_sequence = until_sequence
+        replay.read_sequence = until_sequence
 
     async def _members(self, record: Record) -> list[Record]:
         """Return the members of the transaction that a record may be in."""
@@ -349,13 +351,13 @@ class Replayed:
             return None
         return rules_after(await self._system((first, ""), 0, members[0].sequence), first)
 
-    def _keep(self, past: Past) -> None:
+    def _keep(self, replay: DocumentReplay) -> None:
         """Keep a history, and drop those that were used least recently."""
-        self._pasts[past.key] = past
-        size = sum(each.size_bytes for each in self._pasts.values())
-        while size > self._cache_bytes_max:
-            _, dropped = self._pasts.popitem(last=False)
-            size -= dropped.size_bytes
+        self._replays[replay.key] = replay
+        self._replays_bytes += replay.size_bytes
+        while self._replays_bytes > CACHE_BYTES_MAX:
+            _, dropped = self._replays.popitem(last=False)
+            self._replays_bytes -= dropped.size_bytes
 
 
 class _Lock:
@@ -368,18 +370,8 @@ class _Lock:
         self.users = 0
 
 
-def _is_beyond(past: Past, point: Point) -> bool:
-    """Tell whether no later event can belong to the history up to a point."""
-    document = past.document
-    if point.clock is Clock.version:
-        return document.version >= point.value
-    if point.clock is Clock.sequence:
-        return past.read_sequence >= point.value
-    return (document.recorded_at if point.clock is Clock.recorded else document.occurred_max) > point.value
-
-
-def _has_segments(number: int) -> Callable[[Past], bool]:
-    return lambda past: len(past.segments) >= number
+def _has_segments(number: int) -> Callable[[DocumentReplay], bool]:
+    return lambda replay: len(replay.segments) >= number
 
 
 def _slow(key: Key) -> HistorySlow:

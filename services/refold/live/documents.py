@@ -37,7 +37,7 @@ BEYOND_LOOK_SECONDS: Final = 0.05
 """How long a version that a client got from another gateway is waited for, and how often it is looked for."""
 
 
-class Feed(Protocol):
+class DocumentFeed(Protocol):
     """What brings the changes of documents (`refold.live.feed`)."""
 
     async def watch(self, key: Key) -> WatchedDocument:
@@ -47,8 +47,8 @@ class Feed(Protocol):
         """End one `watch`."""
 
 
-class Past(Protocol):
-    """What was before a document was watched."""
+class DocumentReader(Protocol):
+    """What reads the past of documents (`refold.live.reader`)."""
 
     async def snapshot(self, key: Key, point: Point) -> Snapshot:
         """Read a document at a point."""
@@ -63,12 +63,12 @@ class Past(Protocol):
         """Read a document's changes after a version: at most so many, fewer where they are large."""
 
 
-class Documents:
+class DocumentSubscriptions:
     """All subscriptions of documents of a gateway. `log` is the log's name in cursors."""
 
-    def __init__(self, feed: Feed, past: Past, *, log: str, metrics: LiveMetrics) -> None:
+    def __init__(self, feed: DocumentFeed, reader: DocumentReader, *, log: str, metrics: LiveMetrics) -> None:
         self._feed = feed
-        self._past = past
+        self._reader = reader
         self._log = log
         self._metrics = metrics
         self._shared: dict[tuple[Key, object], Shared] = {}
@@ -132,10 +132,10 @@ class Documents:
             return UNKNOWN
         if since.is_version:
             return since.value
-        if not await self._past.reaches(since.value):
+        if not await self._reader.reaches(since.value):
             return UNKNOWN
         key = document.namespace, document.document
-        return (await self._past.snapshot(key, Point(Clock.sequence, since.value))).version
+        return (await self._reader.snapshot(key, Point(Clock.sequence, since.value))).version
 
     async def _has_reached(self, document: WatchedDocument, version: int) -> bool:
         """Wait for a version that a client got from another gateway; False where the log does not have it.
@@ -144,7 +144,7 @@ class Documents:
         """
         if document.version >= version:
             return True
-        if await self._past.newest((document.namespace, document.document)) < version:
+        if await self._reader.newest((document.namespace, document.document)) < version:
             return document.version >= version
         deadline = asyncio.get_running_loop().time() + BEYOND_SECONDS
         while document.version < version:
@@ -169,10 +169,10 @@ class Documents:
         return made
 
     async def _load(self, key: Key, asked: Subscription, after: int) -> Query:
-        changes = await self._past.changes(key, after, REPLAYED_MAX)
+        changes = await self._reader.changes(key, after, REPLAYED_MAX)
         head = NEVER._replace(version=after)
         if _needs_state(asked, changes):
-            head = await self._past.snapshot(key, Point(Clock.version, after))
+            head = await self._reader.snapshot(key, Point(Clock.version, after))
         past = WatchedDocument(key, head)
         query = _query_of(past, asked)
         for change in changes:

@@ -33,7 +33,7 @@ CURSORS_CACHED_MAX: Final = 1_024
 """Texts of cursors that are kept: all that are sent a message get the same one."""
 
 
-class Source(Protocol):
+class MessageSource(Protocol):
     """Messages by position: a document's query, or what the subscribers of a namespace are sent."""
 
     wake: Callable[[], None]
@@ -74,7 +74,7 @@ class Entry:
         asked: Subscription,
         position: int,
         *,
-        load: Callable[[int], Awaitable[Source]],
+        load: Callable[[int], Awaitable[MessageSource]],
         end: Callable[[], None],
     ) -> None:
         self.stream = stream
@@ -83,7 +83,7 @@ class Entry:
         self.position = self.sent = position
         self.load = load
         self.end = end
-        self.replay: Source | None = None
+        self.replay: MessageSource | None = None
         self.why = "first"
         self.is_loading = False
         self.is_due = True
@@ -129,7 +129,7 @@ def nothing() -> None:
 class Shared:
     """A source with its subscribers, by their interval."""
 
-    def __init__(self, source: Source, metrics: LiveMetrics) -> None:
+    def __init__(self, source: MessageSource, metrics: LiveMetrics) -> None:
         self.source = source
         self._metrics = metrics
         self._passes: dict[int, Pass] = {}
@@ -201,7 +201,7 @@ class Pass:
             self.wake()
 
 
-class Feed(Protocol):
+class FeedPosition(Protocol):
     """What brings the changes (`refold.live.feed`). Everything up to `sequence` that is watched has been appended."""
 
     @property
@@ -216,7 +216,7 @@ class Feed(Protocol):
 class Owner(Protocol):
     """What streams belong to (`refold.live.streams`). `log` is the log's name in cursors."""
 
-    feed: Feed
+    feed: FeedPosition
     log: str
     metrics: LiveMetrics
 

@@ -18,8 +18,8 @@ from refold.core.fold import NEWEST
 from refold.core.history import Snapshot
 from refold.core.stream import PARTITIONS, Route, route
 from refold.live import LiveFull
-from refold.live.past import Past, Projection
 from refold.live.progress import USUAL_SECONDS, Progress
+from refold.live.reader import ConsistentReader, Projection
 from refold.live.watched import RING_BYTES_MAX, RING_CHANGES_MAX, Change, Watch, WatchedDocument
 from refold.log import PROGRESS_SUBJECT, Notices, change_subject
 from refold.store import Key, VersionAt
@@ -67,11 +67,16 @@ class Feed:
     """
 
     def __init__(
-        self, notices: Notices, store: LatestReader, past: Past, projection: Projection, metrics: LiveMetrics
+        self,
+        notices: Notices,
+        store: LatestReader,
+        reader: ConsistentReader,
+        projection: Projection,
+        metrics: LiveMetrics,
     ) -> None:
         self._notices = notices
         self._store = store
-        self._past = past
+        self._reader = reader
         self._projection = projection
         self._metrics = metrics
         self._progress = Progress()
@@ -255,10 +260,10 @@ class Feed:
 
     async def _head(self, watch: Watch) -> Snapshot:
         """Read a document's head, once more after an audit that could not compare it."""
-        head = await self._past.head(watch.key)
+        head = await self._reader.head(watch.key)
         while watch.is_doubtful:
             watch.is_doubtful = False
-            head = await self._past.head(watch.key)
+            head = await self._reader.head(watch.key)
         return head
 
     async def _fill(self, watch: Watch, document: WatchedDocument) -> None:
@@ -278,11 +283,11 @@ class Feed:
     async def _fill_once(self, watch: Watch, document: WatchedDocument) -> None:
         if watch.newest - document.version > RING_CHANGES_MAX:
             # Subscribers would get a snapshot, too.
-            head = await self._past.head(watch.key)
+            head = await self._reader.head(watch.key)
             if head.version > document.version:
                 document.reset(head)
         else:
-            for change in await self._past.changes(watch.key, document.version, RING_CHANGES_MAX):
+            for change in await self._reader.changes(watch.key, document.version, RING_CHANGES_MAX):
                 if change.version == document.version + 1:
                     document.append(change)
         watch.append_held(document)

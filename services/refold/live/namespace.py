@@ -36,19 +36,19 @@ RETRY_SECONDS: Final = 0.5
 """Pause after the log or the store could not be read."""
 
 
-class Feed(Protocol):
+class ChangeFeed(Protocol):
     """What passes all changes to the ring (`refold.live.feed`)."""
 
     async def add_listener(self, listener: Ring) -> Callable[[], None]:
         """Pass all changes, until the returned function is called."""
 
 
-class Namespaces:
+class NamespaceSubscriptions:
     """All subscriptions of namespaces of a gateway. `log` is the log's name in cursors."""
 
     def __init__(
         self,
-        feed: Feed,
+        feed: ChangeFeed,
         backlog: Backlog,
         committed_sequence: Callable[[], int],
         reaches: Callable[[int], Awaitable[bool]],

@@ -10,9 +10,9 @@ from typing import Final
 
 from refold.core.errors import Refused
 from refold.live import SUBSCRIPTIONS_MAX, Frame, LiveFull, Sink, Subscription, read_cursor
-from refold.live.documents import Documents
-from refold.live.fanout import RETRY_SECONDS, Feed, Stream
-from refold.live.namespace import Namespaces
+from refold.live.documents import DocumentSubscriptions
+from refold.live.fanout import RETRY_SECONDS, FeedPosition, Stream
+from refold.live.namespace import NamespaceSubscriptions
 from refold.telemetry.metrics.gateway import LiveMetrics
 
 ALIVE_SECONDS: Final = 15
@@ -31,9 +31,9 @@ class Live:
 
     def __init__(
         self,
-        feed: Feed,
-        documents: Documents,
-        namespaces: Namespaces,
+        feed: FeedPosition,
+        documents: DocumentSubscriptions,
+        namespaces: NamespaceSubscriptions,
         *,
         log: str,
         metrics: LiveMetrics,

@@ -48,7 +48,7 @@ _subject_of: Final = itemgetter(2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class LoopLimits:
     """How much the loop may hold: documents cached, and events folded but not yet committed, and for how long."""
 
     cache_bytes_max: int
@@ -84,18 +84,18 @@ class ShardLoop:
     A loop that failed cannot run again; the next one begins at the checkpoints with an empty memory.
     """
 
-    def __init__(self, ports: Ports, bounds: Bounds, fold_state: FoldState) -> None:
+    def __init__(self, ports: Ports, limits: LoopLimits, fold_state: FoldState) -> None:
         self._ports = ports
-        self._bounds = bounds
+        self._limits = limits
         self._fold_state = fold_state
         self._history = whole_history(ports.log, ports.store)
-        self._documents = DocumentCache(bounds.cache_bytes_max)
+        self._documents = DocumentCache(limits.cache_bytes_max)
         self._wanted: set[Key] = set()
         # By stored subject: the names and partition, the document where it is in memory, and the counts of outcomes.
         self._routes: dict[bytes, tuple[Route, Document | None, list[int]]] = {}
         self._buffer = self._new_buffer(fold_state.read_sequence)
-        self._batch = AdaptiveBatch(bounds.pending_events_max)
-        self._timer = CommitTimer(bounds.commit_interval_seconds)
+        self._batch = AdaptiveBatch(limits.pending_events_max)
+        self._timer = CommitTimer(limits.commit_interval_seconds)
         self._replies: list[Message] = []
         self._changes: list[Message] = []
         self._effective_count = 0
@@ -343,7 +343,7 @@ class ShardLoop:
 
     def _is_full(self) -> bool:
         buffer = self._buffer
-        return buffer.events >= self._batch.events_max or buffer.bytes >= self._bounds.pending_bytes_max
+        return buffer.events >= self._batch.events_max or buffer.bytes >= self._limits.pending_bytes_max
 
     def _new_buffer(self, after_sequence: int) -> CommitBuffer:
         return CommitBuffer(after_sequence, self._documents.segments)

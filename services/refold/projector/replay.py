@@ -20,7 +20,7 @@ from refold.core.timestamp import TIME_MAX_NANOSECONDS
 from refold.log import EventLog
 from refold.log.memory import MemoryNotices
 from refold.projector.commit_buffer import CommitBuffer
-from refold.projector.loop import Bounds, Ports, ShardLoop
+from refold.projector.loop import LoopLimits, Ports, ShardLoop
 from refold.projector.supervisor import SHARD_SIGN_SECONDS
 from refold.store import ClosedPage, Key
 from refold.store.ports import OpenCommit, Store
@@ -41,8 +41,8 @@ class ReplayLoop(ShardLoop):
     many events or seconds, or when the memory for events or for documents is full.
     """
 
-    def __init__(self, ports: Ports, bounds: Bounds, fold_state: FoldState) -> None:
-        super().__init__(ports, bounds, fold_state)
+    def __init__(self, ports: Ports, limits: LoopLimits, fold_state: FoldState) -> None:
+        super().__init__(ports, limits, fold_state)
         # Documents with pages in the open transaction, and those whose history an event needs.
         self._ahead: set[Key] = set()
         self._awaited: set[Key] = set()
@@ -63,7 +63,7 @@ class ReplayLoop(ShardLoop):
         """Do nothing: the end of a run writes the states that its commits left out."""
 
     def _is_full(self) -> bool:
-        return self._buffer.bytes >= self._bounds.pending_bytes_max
+        return self._buffer.bytes >= self._limits.pending_bytes_max
 
     def _new_buffer(self, after_sequence: int) -> CommitBuffer:
         """Hold no segments between commits: few events of a replay are in the journal before their page closes."""
@@ -118,7 +118,7 @@ class ReplayLoop(ShardLoop):
         """Take enough pages to write, and make some where the memory for events is full."""
         buffer = self._buffer
         if self._is_full():
-            buffer.close_segments(bytes_max=self._bounds.pending_bytes_max // 2)
+            buffer.close_segments(bytes_max=self._limits.pending_bytes_max // 2)
         return buffer.take_pages() if buffer.pages_bytes >= PAGES_BYTES or self._is_full() else []
 
     def _is_due(self, begun_at: float) -> bool:
@@ -134,7 +134,9 @@ class ReplayLoop(ShardLoop):
             self._routes.clear()
 
 
-def replay_loop(log: EventLog, store: Store, bounds: Bounds, checkpoints: Sequence[Checkpoint]) -> ReplayLoop:
+def replay_loop(
+    log: EventLog, store: Store, limits: LoopLimits, checkpoints: Sequence[Checkpoint]
+) -> ReplayLoop:
     """Return a loop over these partitions that sends no notices."""
     # Outcomes and changes were sent when they were new.
     unsent = MemoryNotices()
@@ -148,10 +150,12 @@ def replay_loop(log: EventLog, store: Store, bounds: Bounds, checkpoints: Sequen
         broker_now=lambda: TIME_MAX_NANOSECONDS,
         timer=time.perf_counter,
     )
-    return ReplayLoop(ports, bounds, FoldState(list(checkpoints)))
+    return ReplayLoop(ports, limits, FoldState(list(checkpoints)))
 
 
-async def begin_replay(log: EventLog, store: Store, bounds: Bounds, partitions: Sequence[int]) -> ReplayLoop:
+async def begin_replay(
+    log: EventLog, store: Store, limits: LoopLimits, partitions: Sequence[int]
+) -> ReplayLoop:
     """Return a replay's loop at its checkpoints. Raises `FenceLost` where these partitions are being replayed already.
 
     Every shard folds the system's documents, so each sees a change of the fold number; one that it does not know stops
@@ -160,4 +164,4 @@ async def begin_replay(log: EventLog, store: Store, bounds: Bounds, partitions: 
     if not await store.acquire_lease():
         raise FenceLost("another replay is at work on these partitions", partitions=list(partitions))
     checkpoints = await store.bind((await log.info()).log_id)
-    return replay_loop(log, store, bounds, [each for each in checkpoints if each.partition in partitions])
+    return replay_loop(log, store, limits, [each for each in checkpoints if each.partition in partitions])

@@ -28,7 +28,7 @@ from refold.core.stream import PARTITIONS, Checkpoint, parse_shard
 from refold.history import check_documents, check_log
 from refold.log import COMMIT_SUBJECT, PROGRESS_SUBJECT, Replicas, lag_seconds
 from refold.projector import FOLDING, Stage
-from refold.projector.loop import Bounds, Ports, ShardLoop
+from refold.projector.loop import LoopLimits, Ports, ShardLoop
 from refold.telemetry.logging import get_logger
 
 TRANSIENT: Final = (FenceLost, LogUnavailable, StoreDamaged, StoreFull, StoreUnavailable, TimedOut)
@@ -62,10 +62,10 @@ def lease_of(partitions: range) -> str:
 class Supervisor:
     """Run one shard's projector."""
 
-    def __init__(self, ports: Ports, bounds: Bounds) -> None:
+    def __init__(self, ports: Ports, limits: LoopLimits) -> None:
         """Take the ports; nothing starts before `run`."""
         self._ports = ports
-        self._bounds = bounds
+        self._limits = limits
         self.shard, self.store_name = ports.shard, ports.store_name
         self._partitions = parse_shard(ports.shard)
         self._loop: ShardLoop | None = None
@@ -235,7 +235,7 @@ class Supervisor:
         checkpoints = self._of_shard(await self._ports.store.bind(info.log_id))
         await self._check_log(checkpoints)
         await check_documents(self._ports.log, self._ports.store, checkpoints)
-        loop = ShardLoop(self._ports, self._bounds, FoldState(await self._level(checkpoints)))
+        loop = ShardLoop(self._ports, self._limits, FoldState(await self._level(checkpoints)))
         # The age of the last commit goes on where the loop starts again.
         loop.committed_at = self._loop.committed_at if self._loop is not None else None
         self._reached_at = self._ports.timer()
@@ -247,7 +247,7 @@ class Supervisor:
         """Fold partitions that former shards had folded less far, until all are at one sequence."""
         while len(levels := sorted({each.read_sequence for each in checkpoints})) > 1:
             behind = [each for each in checkpoints if each.read_sequence == levels[0]]
-            await ShardLoop(self._ports, self._bounds, FoldState(behind)).run(levels[1])
+            await ShardLoop(self._ports, self._limits, FoldState(behind)).run(levels[1])
             checkpoints = self._of_shard(await self._ports.store.checkpoints())
         return checkpoints
 

@@ -108,7 +108,7 @@ class EventTraces:
         `seconds` is how long it took until now, `sizes` are its events, documents and bytes.
         """
         if self._over:
-            self._spans.count_over(self._over * EVENT_SPANS)
+            self._spans.count_over_limit(self._over * EVENT_SPANS)
         folded, sent = self._folded, self._sent
         self._folded, self._sent, self._over = [], [], 0
         for event in folded:

@@ -16,7 +16,7 @@ from refold.core.fold_state import FoldState, first_checkpoints
 from refold.core.history import NEVER, Entry, Segment
 from refold.core.stream import SYSTEM_NAMESPACE, Record, Route, route
 from refold.history import record_of
-from refold.history.past import Clamps
+from refold.history.document_replay import Clamps
 from refold.log import EventLog, read_until
 from refold.projector.commit_buffer import CommitBuffer
 from refold.store import Depth, Key, damaged, reading_stored

@@ -327,7 +327,7 @@ _ANY = TIME_MAX_NANOSECONDS
 """No base is beyond it on any clock."""
 
 
-class Bounds(NamedTuple):
+class SegmentBounds(NamedTuple):
     """Bounds of a search for a segment: the last one whose base is at or before all of them."""
 
     base_sequence: int = _ANY
@@ -357,11 +357,11 @@ _FIELDS = {
 }
 
 
-def first_bounds(after_version: int | None, *, is_descending: bool) -> Bounds:
+def first_bounds(after_version: int | None, *, is_descending: bool) -> SegmentBounds:
     """Bound the segment that a history begins with."""
     if after_version is None:
-        return Bounds() if is_descending else Bounds(base_sequence=0)
-    return Bounds.of(Point(Clock.version, after_version - 1 if is_descending else after_version))
+        return SegmentBounds() if is_descending else SegmentBounds(base_sequence=0)
+    return SegmentBounds.of(Point(Clock.version, after_version - 1 if is_descending else after_version))
 
 
 def edge_of(after_sequence: int | None, *, is_descending: bool) -> int:

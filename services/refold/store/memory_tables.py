@@ -12,7 +12,7 @@ from refold.core.document import Document
 from refold.core.history import NEVER, Entry, Point, Segment, snapshot_of
 from refold.core.replay import state_at
 from refold.core.stream import Checkpoint, ClockRange
-from refold.store import Bounds, ClosedPage, Commit, Head, Key, Rejection
+from refold.store import ClosedPage, Commit, Head, Key, Rejection, SegmentBounds
 
 
 @dataclass(slots=True)
@@ -36,11 +36,11 @@ class Kept:
 
     def head_at(self, point: Point) -> Head:
         """Return the document as it was at a point, as a head."""
-        segment = self.segments[self.at(Bounds.of(point))]
+        segment = self.segments[self.at(SegmentBounds.of(point))]
         found = state_at(segment.base, segment.entries, point)
         return Head(self.document.namespace, self.document.document, found, found.sequence)
 
-    def at(self, bounds: Bounds) -> int:
+    def at(self, bounds: SegmentBounds) -> int:
         """Find the last segment within the bounds."""
         return max(at for at, it in enumerate(self.segments) if bounds.include(it.base, it.base_sequence))
 

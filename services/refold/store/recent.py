@@ -15,9 +15,9 @@ from refold.core.replay import state_at
 from refold.store import (
     REJECTIONS_KEPT_MAX,
     UNROUTABLE_KEPT_MAX,
-    Bounds,
     Key,
     Rejection,
+    SegmentBounds,
     damaged,
     first_bounds,
     reading_stored,
@@ -44,7 +44,7 @@ class RecentHistory:
         """Return the document at a point. Raises `HistoryElsewhere`."""
         if point.clock in {Clock.version, Clock.sequence} and point.value < 1:
             return NEVER
-        segment = self.segments[self._find(Bounds.of(point))]
+        segment = self.segments[self._find(SegmentBounds.of(point))]
         with reading_stored(*self.key):
             return state_at(segment.base, segment.entries, point)
 
@@ -92,7 +92,7 @@ class RecentHistory:
     def _entries(self) -> Iterable[Entry]:
         return chain.from_iterable(segment.entries for segment in self.segments)
 
-    def _find(self, bounds: Bounds) -> int:
+    def _find(self, bounds: SegmentBounds) -> int:
         """Find the last segment within the bounds."""
         for at in reversed(range(len(self.segments))):
             segment = self.segments[at]

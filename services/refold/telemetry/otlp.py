@@ -69,7 +69,7 @@ class OtlpSpans:
         else:
             self._metrics.spans.labels(result="dropped").inc()
 
-    def count_over(self, spans: int) -> None:
+    def count_over_limit(self, spans: int) -> None:
         """Count spans that were not made."""
         self._metrics.spans.labels(result="over").inc(spans)
 

@@ -134,5 +134,5 @@ class Spans(Protocol):
     def record(self, span: Span) -> None:
         """Take a span."""
 
-    def count_over(self, spans: int) -> None:
+    def count_over_limit(self, spans: int) -> None:
         """Count spans that were not made, because so many others were."""

@@ -37,7 +37,7 @@ from refold.store.layers.dictionaries import DictionaryKeeper
 from refold.store.ports import SchemaSwap, SnapshotStore
 from refold.telemetry import redacted_text
 from refold.transfer.stored import StoredSource
-from refold.wiring.projector import bounds_of
+from refold.wiring.projector import limits_of
 from refold.wiring.servers import log_info, make_embedded_log, opened, reach, servers_of
 from refold.wiring.service import collect_seldom, hand_work, start_process
 from refold.wiring.settings import Settings, handed_on, load
@@ -248,7 +248,7 @@ def _parts(
         fresh=store,
         swap=swap,
         is_compared=is_compared,
-        open_loop=partial(replay_loop, log, store, bounds_of(fresh)),
+        open_loop=partial(replay_loop, log, store, limits_of(fresh)),
         processes=min(PROCESSES_MAX, processes or processors()),
         replay_in_shards=partial(replay_in_processes, fresh),
     )
@@ -285,7 +285,7 @@ async def replayed_store(
             parts = rebuild.ReplayParts(
                 log=log,
                 fresh=store,
-                open_loop=partial(replay_loop, log, store, bounds_of(alone)),
+                open_loop=partial(replay_loop, log, store, limits_of(alone)),
                 processes=min(PROCESSES_MAX, processors()),
                 replay_in_shards=partial(replay_in_processes, alone),
             )
@@ -378,5 +378,5 @@ async def run(settings: Settings, *, shard: str, partitions: list[int], until_se
     collect_seldom()
     fresh = replace(store_urls(settings)[0], is_fresh=True)
     async with _opened(settings, fresh, shard) as (log, store):
-        loop = await begin_replay(log, store, bounds_of(settings), tuple(partitions))
+        loop = await begin_replay(log, store, limits_of(settings), tuple(partitions))
         await loop.run(until_sequence)

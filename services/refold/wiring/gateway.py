@@ -36,10 +36,10 @@ from refold.history import History
 from refold.history.conflicts import Conflicts
 from refold.live import log_name
 from refold.live.backlog import Backlog
-from refold.live.documents import Documents
+from refold.live.documents import DocumentSubscriptions
 from refold.live.feed import Feed
-from refold.live.namespace import Namespaces
-from refold.live.past import Past
+from refold.live.namespace import NamespaceSubscriptions
+from refold.live.reader import ConsistentReader
 from refold.live.streams import Live
 from refold.log import COMMITTED_SUBJECT, CONTROL_SUBJECT, PROGRESS_SUBJECT
 from refold.log.jetstream import JetStreamLog, JetStreamNotices
@@ -148,7 +148,7 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
         if sources is not None:
             # A gateway before this one may have answered from any of it.
             sources.require(info.last_sequence, ALL_PARTITIONS)
-        metrics, past = LiveMetrics(registry), Past(newest, History(newest), consistency)
+        metrics, past = LiveMetrics(registry), ConsistentReader(newest, History(newest), consistency)
         feed = Feed(notices, newest, past, consistency, metrics)
         live = _live(settings, feed, past, Backlog(log, newest), consistency, log_name(info.log_id), metrics)
         context = Context(
@@ -230,15 +230,15 @@ def _live_limits(settings: Settings) -> LiveLimits:
 def _live(
     settings: Settings,
     feed: Feed,
-    past: Past,
+    reader: ConsistentReader,
     backlog: Backlog,
     consistency: Consistency,
     log: str,
     metrics: LiveMetrics,
 ) -> Live:
-    documents = Documents(feed, past, log=log, metrics=metrics)
-    namespaces = Namespaces(
-        feed, backlog, lambda: consistency.sequence, past.reaches, log=log, metrics=metrics
+    documents = DocumentSubscriptions(feed, reader, log=log, metrics=metrics)
+    namespaces = NamespaceSubscriptions(
+        feed, backlog, lambda: consistency.sequence, reader.reaches, log=log, metrics=metrics
     )
     age_seconds = settings.live_seconds_max
     return Live(feed, documents, namespaces, log=log, metrics=metrics, age_seconds=age_seconds)

@@ -25,7 +25,7 @@ from refold.gateway.responses import json_response
 from refold.log import CONTROL_SUBJECT
 from refold.log.jetstream import JetStreamNotices
 from refold.projector.commit_buffer import PENDING_BYTES_MAX
-from refold.projector.loop import Bounds, Ports
+from refold.projector.loop import LoopLimits, Ports
 from refold.projector.supervisor import Supervisor, lease_of
 from refold.store.keyed import KeyedStore
 from refold.store.layers.measured import measured
@@ -59,7 +59,7 @@ async def run(settings: Settings) -> None:
         if opened is None:
             return
         ports, store = opened
-        supervisor = Supervisor(ports, bounds_of(settings))
+        supervisor = Supervisor(ports, limits_of(settings))
         store.refuse_stale(supervisor.required_sequences)
         url = settings.required("nats_url")
         view = partial(view_of, supervisor, store)
@@ -75,9 +75,9 @@ async def run(settings: Settings) -> None:
         supervisor.raise_if_stopped()
 
 
-def bounds_of(settings: Settings) -> Bounds:
-    """Return the loop's bounds."""
-    return Bounds(
+def limits_of(settings: Settings) -> LoopLimits:
+    """Return the loop's limits."""
+    return LoopLimits(
         cache_bytes_max=settings.cache_bytes_max,
         pending_events_max=settings.commit_events_max,
         pending_bytes_max=PENDING_BYTES_MAX,

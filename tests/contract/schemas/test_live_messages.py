@@ -102,7 +102,7 @@ async def exercise_ends(site: Site) -> None:
     async def fail(*_: Any) -> Any:
         raise StoreUnavailable
 
-    site.live._documents._past.changes = fail  # type: ignore[method-assign]
+    site.live._documents._reader.changes = fail  # type: ignore[method-assign]
     for number in range(10):
         await site.publish(set_to("/o/a", number))
     single.set_open(True)

@@ -18,7 +18,7 @@ class Recorded:
     def record(self, span: Any) -> None:
         """Take a span."""
 
-    def count_over(self, spans: int) -> None:
+    def count_over_limit(self, spans: int) -> None:
         """Count spans."""
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from refold.log.memory import MemoryLog
 from refold.projector.commit_buffer import COMMIT_SECONDS, RECORDS_FOLDED_MAX, AdaptiveBatch
-from refold.projector.loop import Bounds
+from refold.projector.loop import LoopLimits
 from refold.store import Commit
 from refold.store.memory import MemoryStore
 from support.projection import append, ports, projecting
@@ -49,8 +49,8 @@ async def test_a_live_projector_reduces_its_batch_if_the_store_is_slow() -> None
 
     for number in range(5_000):
         await append(log, f"d{number}", {"put": 1})
-    bounds = Bounds(cache_bytes_max=2**28, pending_events_max=2_500, pending_bytes_max=2**25)
-    async with projecting(ports(log, SlowStore(), timer=lambda: now[0]), bounds) as running:
+    limits = LoopLimits(cache_bytes_max=2**28, pending_events_max=2_500, pending_bytes_max=2**25)
+    async with projecting(ports(log, SlowStore(), timer=lambda: now[0]), limits) as running:
         await running.committed(5_001)
     assert max(counts[-3:]) <= RECORDS_FOLDED_MAX
     assert sum(counts) == 5_001

@@ -7,7 +7,7 @@ import pytest
 from refold.core.document import Document
 from refold.log.memory import MemoryLog
 from refold.projector.cache import DOCUMENT_BYTES, ENTRY_BYTES, DocumentCache
-from refold.projector.loop import Bounds
+from refold.projector.loop import LoopLimits
 from refold.store import Commit, Key
 from refold.store.memory import MemoryStore, Tables
 from support.projection import NARROW, ROOMY, append, ports, projecting
@@ -54,9 +54,9 @@ class _Noting(MemoryStore):
         await super().commit(commit)
 
 
-async def _commit_each(log: MemoryLog, store: MemoryStore, events: int, bounds: Bounds = ROOMY) -> None:
+async def _commit_each(log: MemoryLog, store: MemoryStore, events: int, limits: LoopLimits = ROOMY) -> None:
     """Commit events one by one."""
-    async with projecting(ports(log, store), bounds) as running:
+    async with projecting(ports(log, store), limits) as running:
         for number in range(events):
             await running.committed(await append(log, "a", {"put": number}))
 

@@ -28,7 +28,7 @@ class Kept:
     def record(self, span: Span) -> None:
         self.spans.append(span)
 
-    def count_over(self, spans: int) -> None:
+    def count_over_limit(self, spans: int) -> None:
         self.over += spans
 
     def named(self, name: str) -> list[Span]:

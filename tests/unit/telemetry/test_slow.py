@@ -24,7 +24,7 @@ class Dropped:
     def record(self, span):
         pass
 
-    def count_over(self, spans):
+    def count_over_limit(self, spans):
         pass
 
 

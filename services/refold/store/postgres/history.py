@@ -18,11 +18,11 @@ from refold.store import (
     ANSWER_BYTES_MAX,
     LAST,
     ROW_MISSING,
-    Bounds,
     Head,
     Key,
     Page,
     Rejection,
+    SegmentBounds,
     beyond,
     damaged,
     edge_of,
@@ -66,7 +66,7 @@ class PostgresHistory:
     _rows: Rows
 
     async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
-        bounds = Bounds.of(point)
+        bounds = SegmentBounds.of(point)
         with self._points.alone() as is_alone:
             if is_alone:
                 # PostgreSQL starts this statement in half the time of the one for many.
@@ -92,7 +92,7 @@ class PostgresHistory:
             if is_last:
                 return
             edge = segment.base_sequence if is_descending else segment.entries[-1].sequence
-            bounds = Bounds(base_sequence=edge - is_descending)
+            bounds = SegmentBounds(base_sequence=edge - is_descending)
 
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
         async with self._pool.lend() as connection:
@@ -213,7 +213,7 @@ class PostgresHistory:
         self, namespace: str, point: Point, prefix: str, after: str
     ) -> tuple[list[Row], bool]:
         """Read the documents after one, as many as fit, and tell whether they are the last."""
-        bounds = Bounds.of(point)
+        bounds = SegmentBounds.of(point)
         names = (namespace, after, prefix, prefix + LAST)
         batch = (LIST_BATCH_DOCUMENTS_MAX, LIST_BATCH_BYTES_MAX)
         within = (bounds.version_sequence, bounds.recorded_at, bounds.occurred_max)
@@ -222,7 +222,7 @@ class PostgresHistory:
         fitting = [row for row in rows if row["fits"]]
         return fitting, len(rows) < LIST_BATCH_DOCUMENTS_MAX and len(fitting) == len(rows)
 
-    async def _segment_row(self, namespace: str, document: str, bounds: Bounds) -> Row | None:
+    async def _segment_row(self, namespace: str, document: str, bounds: SegmentBounds) -> Row | None:
         """Read the last segment within the bounds; None where the document never had an event."""
         async with self._pool.lend() as connection:
             row = await connection.fetchrow(SQL["segment"], namespace, document, *bounds)

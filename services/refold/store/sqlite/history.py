@@ -16,11 +16,11 @@ from refold.core.stream import is_printable
 from refold.store import (
     ANSWER_BYTES_MAX,
     LAST,
-    Bounds,
     Head,
     Key,
     Page,
     Rejection,
+    SegmentBounds,
     beyond,
     damaged,
     edge_of,
@@ -55,7 +55,7 @@ class SqliteHistory:
     _rows: Rows
 
     async def snapshot_at(self, namespace: str, document: str, point: Point) -> Snapshot | None:
-        key, bounds = (namespace, document), Bounds.of(point)
+        key, bounds = (namespace, document), SegmentBounds.of(point)
         async with self._pool.reading() as connection:
             head = connection.execute(SQL["head"], (*key, None)).fetchone()
             if head is not None and _is_within(head, bounds):
@@ -89,7 +89,7 @@ class SqliteHistory:
             if segment.base_sequence == 0 if is_descending else stored.is_last:
                 return
             edge = segment.base_sequence if is_descending else segment.entries[-1].sequence
-            bounds = Bounds(base_sequence=edge - is_descending)
+            bounds = SegmentBounds(base_sequence=edge - is_descending)
 
     async def entry(self, namespace: str, document: str, sequence: int) -> Entry | None:
         async with self._pool.reading() as connection:
@@ -172,7 +172,7 @@ class SqliteHistory:
     def _list_at(
         self, within: tuple[str, str, str, str], point: Point, limit: int, connection: Connection
     ) -> Page:
-        bounds, heads, looked = Bounds.of(point), list[Head](), within[1]
+        bounds, heads, looked = SegmentBounds.of(point), list[Head](), within[1]
         answer_bytes = read_bytes = 0
         given = (*within, bounds.version_sequence, bounds.recorded_at, bounds.occurred_max)
         for number, row in enumerate(connection.execute(SQL["list_at"], given)):
@@ -198,12 +198,12 @@ class SqliteHistory:
             with reading_stored(*key):
                 found = self._rows.to_newest(key, (*head, state))
             return found, len(found.state or b"")
-        stored = self._segment(connection, key, Bounds.of(point))
+        stored = self._segment(connection, key, SegmentBounds.of(point))
         assert stored is not None, key
         with reading_stored(*key):
             return state_at(stored.base, stored.entries, point), stored.stored_bytes
 
-    def _segment(self, connection: Connection, key: Key, bounds: Bounds) -> _Stored | None:
+    def _segment(self, connection: Connection, key: Key, bounds: SegmentBounds) -> _Stored | None:
         """Read the last segment within the bounds, and compare it with the document's counts.
 
         None where the document never had an event.
@@ -294,7 +294,7 @@ class SqliteHistory:
             return [self._rows.to_rejection(row) for row in rows]
 
 
-def _is_within(head: Sequence[int], bounds: Bounds) -> bool:
+def _is_within(head: Sequence[int], bounds: SegmentBounds) -> bool:
     """Tell whether a head's version, sequence and times are within the bounds."""
     version, version_sequence, recorded_at, _, occurred_max = head[:5]
     position = (version, version_sequence, recorded_at, occurred_max)

@@ -1,4 +1,4 @@
-"""What was before a document was watched: its head, its states and its changes, from history.
+"""Read a document's head, its states and its changes, once what was announced of it is committed.
 
 Used by the feed for gaps, and by streams for clients that return.
 """
@@ -41,8 +41,8 @@ class Projection(Protocol):
         """Wait until what was noted about a document is committed. Raises `TimedOut`."""
 
 
-class Past:
-    """Read heads and history, with all that was announced of the document before; history a bounded number at a time.
+class ConsistentReader:
+    """Read heads and history once all that was announced of a document is committed, a bounded number at a time.
 
     Every method may raise `TimedOut`, and what the store raises.
     """

@@ -14,7 +14,7 @@ from refold.core.document import Document, to_canonical
 from refold.core.fold.rules import Rules, Step
 from refold.core.fold.window import recent_since
 from refold.core.fold_state import FoldState, WindowNeeded, first_checkpoints
-from refold.core.history import NEVER, Entry, Segment, snapshot_of
+from refold.core.history import NEVER, Clock, Entry, Point, Segment, snapshot_of
 from refold.core.settings import SETTINGS_PREFIX
 from refold.core.stream import (
     NAME_CHARS_MAX,
@@ -24,7 +24,7 @@ from refold.core.stream import (
     Record,
     Route,
 )
-from refold.store import Bounds, Key
+from refold.store import Key, SegmentBounds
 
 SEGMENT_EVENTS_MIN: Final = 128
 """A segment ends after so many events, once they have as many bytes as the state that it begins with."""
@@ -33,7 +33,7 @@ ENTRY_BYTES: Final = 600
 """What an entry takes in memory in addition to its bytes."""
 
 
-class Past:
+class DocumentReplay:
     """A document as the log's events make it, with its segments so far; the last one is open.
 
     It has all of the document's events up to `read_sequence`, and of the system's up to `system_sequence`; `events` is
@@ -98,7 +98,16 @@ class Past:
             self.size_bytes += len(state or b"")
             self._segment_bytes = 0
 
-    def find(self, bounds: Bounds) -> int:
+    def is_beyond(self, point: Point) -> bool:
+        """Tell whether no later event can belong to the history up to a point."""
+        if point.clock is Clock.version:
+            return self.document.version >= point.value
+        if point.clock is Clock.sequence:
+            return self.read_sequence >= point.value
+        is_recorded = point.clock is Clock.recorded
+        return (self.document.recorded_at if is_recorded else self.document.occurred_max) > point.value
+
+    def find(self, bounds: SegmentBounds) -> int:
         """Find the last segment within the bounds."""
         return max(at for at, it in enumerate(self.segments) if bounds.include(it.base, it.base_sequence))
 
