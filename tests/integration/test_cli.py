@@ -334,6 +334,21 @@ def test_an_id_may_have_a_slash_a_dot_and_other_characters(refold, up):
     assert refold("verify", name, "--data", str(up.data)).code == 0
 
 
+def test_the_options_of_a_command_are_those_that_it_can_use(refold, tmp_path, monkeypatch):
+    """An option that would contradict what the command itself does is unknown to it."""
+    for value in ("1", "2"):
+        refold("put", "acme/options", value)
+    monkeypatch.setenv("VISUAL", "true")
+    for command in (("restore", "acme/options", "--version", "1"), ("edit", "acme/options")):
+        for option in (("--base", "1"), ("--on-conflict", "merge"), ("--session", "s")):
+            found = refold(*command, *option)
+            assert (found.code, f"No such option: {option[0]}" in found.err) == (2, True), found.err
+    assert refold("undo", "acme/options", "1", "--base", "1").code == 2
+    stale = refold("restore", "acme/options", "--version", "1", "--if-version", "1")
+    assert (stale.code, "at version 2" in stale.err) == (1, True)
+    assert refold("restore", "acme/options", "--version", "1", "--if-version", "2").code == 0
+
+
 def test_an_unreachable_service_exits_3(refold):
     assert refold("status", "--url", "http://127.0.0.1:9").code == 3
     assert refold("status", "--checks", "--url", "http://127.0.0.1:9").code == 3

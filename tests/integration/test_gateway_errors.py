@@ -278,6 +278,20 @@ async def test_a_pending_strict_write_is_decided_only_by_folded_events(
             assert (await gateway.put("/v1/n/d", 2, If_Match='"1"')).status_code == 200
 
 
+async def test_what_decides_a_write_is_awaited_for_no_longer_than_its_outcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("refold.gateway.writes.DECIDE_SECONDS", 60)
+    change = {"changes": [{"doc": "d", "version": 1, "put": 2}]}
+    async with twin(is_projecting=False, wait_seconds=60) as gateway, asyncio.timeout(30):
+        await gateway.put("/v1/n/d", 1, Refold_Wait="0")
+        short = {"Refold-Wait": "0.05", "Content-Type": "application/json"}
+        problem(await gateway.put("/v1/n/d", 2, If_Match='"1"', Refold_Wait="0.05"), 504, "timed_out")
+        for path, body in (("/v1/n/d/revert", {"undo": 1}), ("/v1/n/transactions", change)):
+            problem(await gateway.request("POST", path, json=body, headers=short), 504, "timed_out")
+        assert await gateway.events() == 1
+
+
 async def test_a_delete_is_published_if_the_document_is_not_folded_yet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

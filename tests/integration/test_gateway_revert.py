@@ -164,7 +164,7 @@ async def test_an_undo_that_the_fold_would_not_take_names_the_alternative():
         await gateway.request("POST", "/v1/n/events", content=lines)
         found = await revert(gateway, {"undo": 1}, 422)
         assert found["code"] == "base_too_old"
-        assert '{"version": N}' in found["detail"]
+        assert "revert to a version instead" in found["detail"]
         await revert(gateway, {"undo": 2})
         assert (await revert(gateway, {"undo": 5000}, 404))["code"] == "version_unknown"
         assert (await revert(gateway, {"version": 5000}, 404))["code"] == "version_unknown"
@@ -177,7 +177,7 @@ async def test_an_inverse_that_is_too_large_for_an_event_is_refused_and_the_stat
         version = (await gateway.client.get("/v1/n/d")).headers["Refold-Version"]
         await gateway.client.delete("/v1/n/d")
         found = await revert(gateway, {"undo": int(version) + 1}, 413)
-        assert '{"version": N}' in found["detail"]
+        assert "revert to a version instead" in found["detail"]
         await revert(gateway, {"version": int(version)}, 201)
         assert await state(gateway) == large
         assert (await last_change(gateway))["reverts"] == int(version)

@@ -39,7 +39,7 @@ COMMANDS: Final = {
     "delete": Entry("write", "Write", "Delete a document; its history stays."),
     "transact": Entry("write", "Write", "Change several documents, all or none."),
     "restore": Entry("write", "Write", "Write an old state as a new version."),
-    "revert": Entry("write", "Write", "Bring back the state at a version."),
+    "revert": Entry("write", "Write", "Bring back the state at a version, whatever was written meanwhile."),
     "undo": Entry("write", "Write", "Undo what one version did, and keep what others did since."),
     "edit": Entry("write", "Write", "Edit a document in your editor."),
     "import": Entry("transfer", "Write", "Import a history from a file of JSON lines."),

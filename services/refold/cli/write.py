@@ -38,31 +38,17 @@ NumberArgument = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="A
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """The options of an event."""
+    """The options of every event."""
 
     if_version: Annotated[
         int | None,
         typer.Option(min=0, help="Write only if the document is at this version; 0 = never existed."),
     ] = None
-    base: Annotated[int | None, typer.Option(min=0, help="The version that the change was made from.")] = None
-    session: Annotated[
-        str | None, typer.Option(help="Your session: its events may be in flight together.")
-    ] = None
-    on_conflict: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STRATEGY",
-            help="What to do if the document has changed since the base: reject, first_write_wins, last_write_wins, "
-            "merge or custom:NAME.",
-        ),
-    ] = None
-    all_or_nothing: Annotated[
-        bool | None,
-        typer.Option("--all-or-nothing", help="Reject the whole event rather than drop an operation."),
-    ] = None
     resolves: Annotated[
         int | None,
-        typer.Option(min=1, metavar="SEQUENCE", help="The conflict that this is the decision on."),
+        typer.Option(
+            min=1, metavar="SEQUENCE", help="The conflict that this event decides, by its sequence."
+        ),
     ] = None
     id: Annotated[
         str | None, typer.Option(help="The event's id: an event that is sent twice counts once.")
@@ -92,8 +78,36 @@ class Event:
         return cast("WriteOptions", {"strict": False} | others | given)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResolvedEvent(Event):
+    """The options of an event that is resolved against what came after its base."""
+
+    on_conflict: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STRATEGY",
+            help="What to do if the document has changed since the base: reject, first_write_wins, last_write_wins, "
+            "merge or custom:NAME.",
+        ),
+    ] = None
+    all_or_nothing: Annotated[
+        bool | None,
+        typer.Option("--all-or-nothing", help="Reject the whole event rather than drop an operation."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasedEvent(ResolvedEvent):
+    """The options of an event whose author names its base."""
+
+    base: Annotated[int | None, typer.Option(min=0, help="The version that the change was made from.")] = None
+    session: Annotated[
+        str | None, typer.Option(help="Your session: its events may be in flight together.")
+    ] = None
+
+
 async def put(
-    target: DocumentArgument, state: ValueArgument, event: Event, system: System, output: Output
+    target: DocumentArgument, state: ValueArgument, event: BasedEvent, system: System, output: Output
 ) -> None:
     """Write a document's whole state."""
     value, options = read_json(state, "state"), event.options()
@@ -102,7 +116,7 @@ async def put(
 
 
 async def patch(
-    target: DocumentArgument, operations: ValueArgument, event: Event, system: System, output: Output
+    target: DocumentArgument, operations: ValueArgument, event: BasedEvent, system: System, output: Output
 ) -> None:
     """Apply a JSON Patch (RFC 6902), all or nothing.
 
@@ -114,7 +128,7 @@ async def patch(
 
 
 async def merge(
-    target: DocumentArgument, value: ValueArgument, event: Event, system: System, output: Output
+    target: DocumentArgument, value: ValueArgument, event: BasedEvent, system: System, output: Output
 ) -> None:
     """Apply a merge patch (RFC 7396): members set to null are removed."""
     merged, options = read_json(value, "merge"), event.options()
@@ -122,7 +136,7 @@ async def merge(
         print_outcome(await refold.merge(*target, merged, **options), is_json=output.is_json)
 
 
-async def delete(target: DocumentArgument, event: Event, system: System, output: Output) -> None:
+async def delete(target: DocumentArgument, event: BasedEvent, system: System, output: Output) -> None:
     """Delete a document; its history stays."""
     async with system.client() as refold, naming_namespace(refold, target.namespace):
         outcome = await refold.delete(*target, **event.options())
@@ -208,7 +222,8 @@ async def restore(
 ) -> None:
     """Write an old state as a new version.
 
-    If VERSION is a delete, the document is deleted. Nothing is written if the document changes meanwhile.
+    If VERSION is a delete, the document is deleted. Nothing is written if the document changes meanwhile;
+    `refold revert` writes all the same.
     """
     if (version is None) == (at is None):
         count = "one" if version is None else "only one"
@@ -222,16 +237,19 @@ async def restore(
 
 
 async def revert(
-    target: DocumentArgument, version: NumberArgument, event: Event, system: System, output: Output
+    target: DocumentArgument, version: NumberArgument, event: BasedEvent, system: System, output: Output
 ) -> None:
-    """Bring back the state at a version."""
+    """Bring back the state at a version, whatever was written meanwhile.
+
+    As `refold restore --version`, which writes nothing if the document changes meanwhile, and also goes back to a time.
+    """
     async with system.client() as refold, naming_namespace(refold, target.namespace):
         outcome = await refold.revert(*target, version, **event.options())
     print_outcome(outcome, is_json=output.is_json)
 
 
 async def undo(
-    target: DocumentArgument, version: NumberArgument, event: Event, system: System, output: Output
+    target: DocumentArgument, version: NumberArgument, event: ResolvedEvent, system: System, output: Output
 ) -> None:
     """Undo what one version did, and keep what others did since.
 

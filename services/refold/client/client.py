@@ -27,6 +27,7 @@ from refold.client.responses import (
     Conflict,
     Outcome,
     Patch,
+    Rejected,
     Transaction,
     read_outcome,
     read_transaction,
@@ -144,7 +145,7 @@ class Refold(Reader, AbstractAsyncContextManager["Refold"]):
         Each event is folded by itself; the outcomes have the same order. Events that the service could not append
         are sent again as other writes are; those that are not appended in time have the outcome `failed`.
         """
-        seconds = self._retry_seconds if retry_seconds is None else retry_seconds
+        seconds = self._retries_for(wait_seconds) if retry_seconds is None else retry_seconds
         lines = lines_of(events, needs_ids=seconds > 0)
         headers = {"Content-Type": "application/x-ndjson"}
         headers |= wait_header(wait_seconds, is_for_commit=committed)
@@ -181,7 +182,7 @@ class Refold(Reader, AbstractAsyncContextManager["Refold"]):
         headers = {"Content-Type": "application/json", "Idempotency-Key": transaction_id or new_id()}
         headers |= wait_header(wait_seconds, is_for_commit=committed)
         path = namespace_path(namespace, "transactions")
-        answer = await self._send("POST", path, headers, transaction_bytes(changes))
+        answer = await self._send("POST", path, headers, transaction_bytes(changes), wait_seconds)
         done = read_transaction(answer.status, parse_json(answer))
         self._note(*done.outcomes)
         return done
@@ -208,21 +209,29 @@ class Refold(Reader, AbstractAsyncContextManager["Refold"]):
         if content_type:
             headers["Content-Type"], body = content_type, json_bytes(value)
         path = document_path(namespace, document, *rest)
-        response = await self._send(method, path, headers, body)
+        response = await self._send(method, path, headers, body, options.get("wait_seconds"))
         answer = parse_json(response)
         if response.status == 412:
-            outcome = read_outcome({**answer, "status": CONFLICT, "reason": CONFLICT})
-        else:
-            outcome = read_outcome(answer.get("outcome") or answer)
+            answer |= {"status": CONFLICT, "reason": CONFLICT}
+        elif response.status == 409:
+            # A write that is refused before it is published has no outcome.
+            answer = answer.get("outcome") or answer | {"status": Rejected.code}
+        outcome = read_outcome(answer)
         self._note(outcome)
         is_strict = options.get("strict", True) and ("if_version" in options or "if_absent" in options)
         if is_strict and outcome.reason == CONFLICT and not outcome.is_effective:
             raise Conflict(outcome.detail or "the document has changed", outcome=outcome)
         return outcome
 
-    async def _send(self, method: str, path: str, headers: dict[str, str], body: bytes | None) -> Answer:
+    def _retries_for(self, wait_seconds: float | None) -> float:
+        """Return for how long a write is sent again: no longer than it waits, where it waits for so many seconds."""
+        return min(self._retry_seconds, wait_seconds or self._retry_seconds)
+
+    async def _send(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None, wait_seconds: float | None
+    ) -> Answer:
         """Send a write, again where it was not answered, under its id."""
-        backoff = Backoff(self._retry_seconds)
+        backoff = Backoff(self._retries_for(wait_seconds))
         try:
             return await self._transport.request_retrying(
                 backoff, method, path, headers=headers, body=body, also=(409, 412)

@@ -33,7 +33,7 @@ class WriteOptions(TypedDict, total=False):
     the version that was seen last. `on_conflict`: the strategy where the document has changed since the base:
     `reject`, `first_write_wins`, `last_write_wins`, `merge` or `custom:NAME`; `all_or_nothing`: an operation that would
     be dropped rejects the event. `resolves`: the sequence of the rejected event that this one is the decision on.
-    `wait_seconds`: how long to wait for the outcome (0: do not wait, the
+    `wait_seconds`: how long to wait for the outcome, tries to send the write again included (0: do not wait, the
     outcome is `pending`). `committed`: wait until the projection has committed the outcome, too, so that SQL reads it.
     """
 

@@ -296,7 +296,8 @@ class _Run:
         """Return the state at a version, `{}` where the document was absent; `NOTHING` for an unknown version."""
         if version == 0:
             return {}
-        await wait_until_folded(self._context, self._key, version)
+        deadline = deadline_in(self._context.wait_seconds)
+        await wait_until_folded(self._context, self._key, version, deadline)
         try:
             found = await self._context.history.snapshot(*self._key, Point(Clock.version, version))
         except VersionUnknown:

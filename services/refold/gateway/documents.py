@@ -34,6 +34,7 @@ from refold.gateway.requests import (
     check_media_type,
     document_name,
     event_fields,
+    header,
     min_sequence,
     read_json,
     read_query,
@@ -249,8 +250,9 @@ async def write_change(request: Request, begun: Begun, change: dict[str, Json]) 
     wait = read_wait(request, context.wait_seconds)
     condition = write_condition(request)
     if condition is not ANYTHING and not begun.fields.keys().isdisjoint(("base", "on_conflict")):
-        detail = "If-Match and If-None-Match say both: leave Refold-Base and Refold-On-Conflict out"
-        raise Problem(422, "contradictory", detail)
+        name = "If-Match" if header(request, b"if-match") is not None else "If-None-Match"
+        detail = f"{name}: cannot be combined with Refold-Base or Refold-On-Conflict"
+        raise Problem(422, "contradictory", detail, field=name)
     headers = begun.headers + ((("Refold-Reply", context.reply_subject),) if wait.seconds > 0 else ())
     fields = {**begun.fields, **change}
     state = json_text.dumps(change["put"]) if "put" in change else None

@@ -18,9 +18,9 @@ from refold.core.history import Clock, Point
 from refold.core.json_text import Json, shape_of
 from refold.gateway.context import Context, context_of
 from refold.gateway.documents import Begun, begin_write, write_change
-from refold.gateway.requests import check_media_type, read_json
+from refold.gateway.requests import check_media_type, read_json, read_wait
 from refold.gateway.responses import JSON, Problem, Response
-from refold.gateway.writes import head_version, wait_until_folded
+from refold.gateway.writes import head_version, wait_until_folded, write_deadline
 
 FOLD_MIN: Final = 2
 """Before it, an event has no field `reverts`."""
@@ -32,7 +32,8 @@ async def revert_document(request: Request) -> Response:
     check_media_type(request, (JSON,))
     kind, version = _target(await read_json(request))
     context = context_of(request)
-    await wait_until_folded(context, begun.key, version)
+    deadline = write_deadline(read_wait(request, context.wait_seconds))
+    await wait_until_folded(context, begun.key, version, deadline)
     if kind == "undo":
         change = await _undo(context, begun, version)
     else:
@@ -43,7 +44,7 @@ async def revert_document(request: Request) -> Response:
         change["reverts"] = version
     for name, value in change.items():
         if begun.fields.get(name, value) != value:
-            rule = f"the body says what it is, {value}: leave the header out"
+            rule = f"the body says that it is {value}: leave it out"
             raise Refused("contradictory", rule, field=f"refold-{name}", shape=str(begun.fields[name]))
     return await write_change(request, begun, change)
 
@@ -61,7 +62,7 @@ def _target(body: Json) -> tuple[str, int]:
 
 async def _undo(context: Context, begun: Begun, version: int) -> dict[str, Json]:
     """Return the event's change and base. Refuse what the fold would not resolve, or not as it is meant."""
-    whole = 'bring back a whole state with {"version": N} instead'
+    whole = "revert to a version instead"
     if "session" in begun.fields:
         rule = f"an undo means the state right after version {version}, which no later event of a session is part of"
         raise Refused("contradictory", f"{rule}: leave the header out", field="refold-session")

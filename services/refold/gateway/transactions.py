@@ -100,7 +100,7 @@ async def append_transaction(request: Request) -> Response:
     # Refused before it is published, never after: if too many wait, this write is not started.
     async with waiting():
         deadline = deadline_in(wait.seconds)
-        decide_deadline = write_deadline(context)
+        decide_deadline = write_deadline(wait)
         await context.readiness.wait(decide_deadline)
         first_sequence, is_repeat = await _Writing(context, asked, decide_deadline).append()
         last_sequence = first_sequence + len(asked.changes) - 1

@@ -36,12 +36,12 @@ RECOVER_SECONDS: Final = 10.0
 """After a lost acknowledgement, the projection must catch up with the log within this; else the outcome is unknown."""
 
 DECIDE_SECONDS: Final = 5.0
-"""How long a write may wait for what decides it, whatever `Refold-Wait` says of its outcome."""
+"""How long a write that does not wait for its outcome (`Refold-Wait: 0`) may wait for what decides it."""
 
 
-def write_deadline(context: Context) -> float:
-    """Return until when a write may wait for what decides it, even if its outcome is not waited for."""
-    return deadline_in(max(context.wait_seconds, DECIDE_SECONDS))
+def write_deadline(wait: Wait) -> float:
+    """Return until when a write may wait for what decides it: as long as for its outcome, where it waits for that."""
+    return deadline_in(wait.seconds or DECIDE_SECONDS)
 
 
 # --- Write and wait for the outcome ------------------------------------------------------------------------
@@ -59,7 +59,7 @@ async def write(
     # Refused before it is published, never after: if too many wait, this write is not started.
     async with waiting():
         deadline = deadline_in(wait.seconds)
-        written = await _publish(context, draft, condition)
+        written = await _publish(context, draft, condition, write_deadline(wait))
         outcome = written.outcome
         if outcome is None and wait.seconds > 0:
             outcome = await _outcome(context, draft, written.sequence, deadline)
@@ -72,8 +72,7 @@ async def write(
     return written._replace(outcome=outcome)
 
 
-async def _publish(context: Context, draft: Draft, condition: Condition) -> Written:
-    deadline = write_deadline(context)
+async def _publish(context: Context, draft: Draft, condition: Condition, deadline: float) -> Written:
     is_strict, is_delete = condition is not ANYTHING or draft.split is not None, "delete" in draft.fields
     if is_strict or is_delete:
         # Decided by the document's row, and an error shows the row.
@@ -107,9 +106,8 @@ def _cache_head(context: Context, draft: Draft, outcome: View, state: bytes | No
         context.head_cache.pop(draft.key, None)
 
 
-async def wait_until_folded(context: Context, key: Key, version: int) -> None:
+async def wait_until_folded(context: Context, key: Key, version: int, deadline: float) -> None:
     """Wait for what this gateway has received about the document and, for a later version, for all of the log."""
-    deadline = write_deadline(context)
     await context.readiness.wait(deadline)
     await context.consistency.wait_for_announced(deadline, *key)
     if await head_version(context, key) < version and not await context.consistency.catch_up(deadline, key):
@@ -334,7 +332,10 @@ async def _repeated(context: Context, draft: Draft) -> Written | None:
         for sequence, body in enumerate(draft.split.bodies(0), first_sequence):
             entry = await store.entry(*key, sequence)
             if entry is None or not is_same_part(entry.body, body):
-                raise Problem(409, "rejected", "the id was used for another event", reason="id_reused")
+                detail = (
+                    f"the id was used for another event, at sequence {last.sequence}; nothing was published"
+                )
+                raise Problem(409, "rejected", detail, reason="id_reused")
     outcome = await context.history.outcome(*key, last.sequence)
     first = outcome if draft.split is None else await context.history.outcome(*key, first_sequence)
     return Written(last.sequence, outcome and _as_whole(outcome, first), is_repeat=True)

@@ -340,6 +340,14 @@ async def test_a_rejection_is_a_value(gateway, refold):
     assert (found.status, found.reason, found.is_effective) == ("rejected", "test_failed", False)
 
 
+async def test_a_write_that_is_refused_before_it_is_published_is_rejected_without_an_outcome(gateway, refold):
+    gateway.problem(409, "rejected", detail="the id was used", reason="id_reused")
+    found = await refold.put("acme", "d", 1)
+    assert (found.status, found.reason, found.detail) == ("rejected", "id_reused", "the id was used")
+    with pytest.raises(Rejected, match="id_reused"):
+        found.raise_for_status()
+
+
 async def test_a_conflict_is_raised_unless_it_is_requested_as_a_value(gateway, refold):
     for _ in range(3):
         gateway.problem(412, "precondition_failed", detail="the document is at version 5", version=5)
@@ -687,6 +695,23 @@ async def test_without_retries_a_write_is_sent_once(gateway):
         with pytest.raises(ServiceUnavailable):
             await refold.append("acme", [{"doc": "d", "put": 1}])
     assert len(gateway.asked) == 2
+
+
+async def test_a_write_is_sent_again_for_no_longer_than_it_waits(gateway, refold):
+    changes = [{"doc": "d", "version": 1, "put": 2}]
+    waits = {"wait_seconds": 0.01}
+    for write in (
+        refold.put("acme", "d", 1, **waits),
+        refold.append("acme", [{"doc": "d", "put": 1}], **waits),
+        refold.transact("acme", changes, **waits),
+    ):
+        gateway.problem(504, "timed_out", detail="not yet")
+        with pytest.raises(TimedOut):
+            await write
+    assert len(gateway.asked) == 3
+    gateway.problem(504, "timed_out", detail="not yet")
+    gateway.answer(202, {"status": "pending", "sequence": 7})
+    assert (await refold.put("acme", "d", 1, wait_seconds=0)).status == "pending"
 
 
 async def test_retries_are_bounded_in_time_and_back_off(monkeypatch):
