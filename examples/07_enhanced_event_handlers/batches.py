@@ -1,4 +1,4 @@
-"""Batches: the same small events, so many in one request."""
+"""Batches: the same small events, one in a request, and up to 1,000 in a request."""
 
 import asyncio
 import time
@@ -10,13 +10,13 @@ from refold.client import Refold
 NAMESPACE = "counters"
 SIZES = (1, 10, 100, 1_000)
 CLIENTS = 32
-"""Writes in flight at a time, for single events."""
+"""Requests with one event that are in flight at a time."""
 DOCUMENTS = 100
 SECONDS = 1.0
 
 
 async def compare_sizes(system: System) -> int:
-    """Write for a second by each size; return how many events were written."""
+    """Write for a second with each size; return how many events were written."""
     print(f"\n▸ Batches: small events to {DOCUMENTS} documents, for {SECONDS:.0f} s each")
     print("  events in a request  requests at a time  events/s  a request takes")
     total = 0
@@ -37,13 +37,13 @@ async def compare_sizes(system: System) -> int:
 
 
 async def _write(refold: Refold, size: int, until: float) -> list[float]:
-    """Write batches until a time; return the seconds of each. Every event is folded before the next batch is sent."""
+    """Write batches until a time, each after the outcomes of the one before; return the seconds that each took."""
     seconds, first = list[float](), 0
     while time.monotonic() < until:
         begun = time.monotonic()
         documents = [f"counter-{(first + number) % DOCUMENTS}" for number in range(size)]
         if size == 1:
-            outcomes = [await refold.patch(NAMESPACE, *documents, _INC, type="counted")]
+            outcomes = [await refold.patch(NAMESPACE, documents[0], _INC, type="counted")]
         else:
             events = [{"doc": document, "patch": _INC, "type": "counted"} for document in documents]
             outcomes = await refold.append(NAMESPACE, events)

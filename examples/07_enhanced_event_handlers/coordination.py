@@ -1,4 +1,4 @@
-"""Clients that wait for each other: a version that another one will write, a barrier, and one who is first."""
+"""Clients that wait for each other: for another one's version, at a barrier, and for a job that one of them gets."""
 
 import asyncio
 import time
@@ -86,7 +86,7 @@ async def _be_first(workers: list[Refold]) -> int:
         return True
 
     took = await asyncio.gather(*(take(number, refold) for number, refold in enumerate(workers)))
-    print(f"  {WORKERS} workers try to take one job at the same time: {sum(took)} has it")
+    print(f"  {WORKERS} workers try to take one job at the same time: {sum(took)} gets it")
     assert sum(took) == 1
     return 1
 

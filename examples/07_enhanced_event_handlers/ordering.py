@@ -1,4 +1,4 @@
-"""Events that arrive in another order than they were made, and notices that are lost: how it is seen and mended."""
+"""Events that arrive in another order than they were made, and notices that are lost: how a client deals with both."""
 
 import json
 from random import Random
@@ -54,7 +54,7 @@ async def _send_in_order(author: "Author", network: list[int]) -> list[dict[str,
         if attempt == 1:
             print(
                 f"  with base:    {len(left) - len(early)} applied; step {early[0]} came before step {early[0] - 1}: "
-                f"base_in_future, and so for all behind it"
+                f"base_in_future, as are all after it"
             )
         # A session never builds on what was rejected: the rest is sent again, under new ids.
         left = early
@@ -63,7 +63,7 @@ async def _send_in_order(author: "Author", network: list[int]) -> list[dict[str,
 
 
 async def _send_late(refold: Refold, author: "Author") -> int:
-    """Send a change that was made before another one came: it means what its author saw."""
+    """Send a change that was made before another one arrived: it is applied to what its author saw."""
     await refold.put(NAMESPACE, "late", {"lines": ["tea", "mug"]}, type="order.placed")
     insert = [{"op": "add", "path": "/lines/0", "value": "kettle"}]
     await refold.patch(NAMESPACE, "late", insert, type="line.added")

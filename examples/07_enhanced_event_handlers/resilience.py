@@ -1,4 +1,4 @@
-"""Answers that are lost, and processes that are killed: each write is sent again under its id, and counts once."""
+"""Answers that are lost, and processes that are killed: a write is sent again under its id, and has one effect."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Batches by themselves: what comes at the same time is appended together, folded together and committed together."""
+"""Batches that need no code: events that arrive at the same time are appended, folded and committed together."""
 
 import asyncio
 import time

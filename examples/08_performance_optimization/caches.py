@@ -1,4 +1,4 @@
-"""Caches: a gateway keeps states that it has read, up to a bound; how often is one of them there?"""
+"""Caches: a gateway keeps states that it has read, up to a bound. How many reads find theirs there?"""
 
 import asyncio
 import time

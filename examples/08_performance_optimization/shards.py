@@ -28,14 +28,15 @@ def show_partitions() -> None:
     print("\n▸ Shards: a document's partition is a hash of its name, a shard is a range of partitions")
     for document in ("order-1", "order-2", "order-3"):
         partition = partition_of(b"shop", document.encode())
-        shard = next(text for text in SHARDS[2] if partition in parse_shard(text))
+        shard = _shard_of(partition)
         print(f"  shop/{document} is in partition {partition:2}, of the shard {shard}")
-    counts = Counter(
-        next(text for text in SHARDS[2] if partition_of(b"shop", b"order-%d" % number) in parse_shard(text))
-        for number in range(10_000)
-    )
-    shown = ", ".join(f"{counts[text]:,} in {text}" for text in SHARDS[2])
-    print(f"  of 10,000 such documents: {shown}")
+    counts = Counter(_shard_of(partition_of(b"shop", b"order-%d" % number)) for number in range(10_000))
+    print("  of 10,000 such documents:", ", ".join(f"{counts[shard]:,} in {shard}" for shard in SHARDS[2]))
+
+
+def _shard_of(partition: int) -> str:
+    """Return the one of two shards that has a partition."""
+    return next(shard for shard in SHARDS[2] if partition in parse_shard(shard))
 
 
 async def compare() -> None:
