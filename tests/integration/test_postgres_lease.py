@@ -8,7 +8,7 @@ from contextlib import suppress
 import asyncpg
 import pytest
 
-from refold.core.errors import FenceLost, LogUnavailable, StoreUnavailable
+from refold.core.errors import FenceLost, LogUnavailable, StoreDamaged, StoreUnavailable
 from support.scribe import NAMESPACE
 from support.services import until
 from support.stores import LOG_ID, begin, postgres_stores
@@ -215,6 +215,32 @@ async def test_once_every_connection_is_lost_a_reader_waits_for_the_end_of_the_l
     scribe.put("a", 2)
     assert (await reader.head(NAMESPACE, "a")).snapshot.state == b"1"
     assert asked == [end]
+
+
+async def test_a_projection_made_anew_beneath_a_reader_is_not_read_before_it_has_the_end_of_the_log(
+    open_store, aside
+):
+    """The reader's connections live on; who finds no tables makes them, and folds from the log's start."""
+    store, reader = await open_store(), await open_store()
+    scribe = await begin(store)
+    scribe.put("a", 1)
+
+    async def end_sequence():
+        return scribe.sequence
+
+    reader.refuse_stale(lambda: [0] * 64, end_sequence)
+    assert await reader.head(NAMESPACE, "a") is None
+    await aside.execute("DROP SCHEMA refold CASCADE")
+    with pytest.raises(StoreDamaged):
+        await reader.head(NAMESPACE, "a")
+    await store.close()
+    again = await open_store()
+    await begin(again)
+    for ask in (reader.checkpoints, reader.ping, lambda: reader.head(NAMESPACE, "a")):
+        with pytest.raises(StoreUnavailable):
+            await ask()
+    await again.commit(scribe.commit())
+    assert (await reader.head(NAMESPACE, "a")).snapshot.state == b"1"
 
 
 async def test_a_reader_that_cannot_read_the_end_of_the_log_does_not_read(open_store, aside):

@@ -9,9 +9,10 @@ import pytest
 from refold.audit.rebuild import shards_of
 from refold.audit.verify import Listener, Scope
 from refold.core import json_text
-from refold.core.errors import ChildFailed
+from refold.core.errors import ChildFailed, StoreDamaged
 from refold.core.fold_state import first_checkpoints
 from refold.store.postgres import PostgresStore
+from refold.store.postgres.pool import Pool
 from refold.wiring.audit import replay_in_processes, run_verify
 from refold.wiring.settings import load
 from support.services import append_all, contents, log_of, make_site, undisturbed, until
@@ -53,6 +54,15 @@ async def test_all_shards_together_equal_an_undisturbed_replay(site, settings):
     listener = Listener(difference=found.append, progress=lambda _: None)
     await run_verify(rebuilt(settings), listener, Scope())
     assert found == []
+
+
+async def test_a_projection_that_is_not_there_is_neither_clean_nor_created(site, settings):
+    """As where its schema was dropped: a gateway would read the empty one."""
+    listener = Listener(difference=print, progress=lambda _: None)
+    with pytest.raises(StoreDamaged, match=r"holds no projection.*refold rebuild --from-nothing"):
+        await run_verify(rebuilt(settings), listener, Scope())
+    async with Pool(site.dsn, "rebuilt", 1).connected() as connection:
+        assert not await connection.fetchval("SELECT to_regnamespace('rebuilt') IS NOT NULL")
 
 
 async def test_a_failed_shard_ends_the_others_with_its_reason(site, settings):

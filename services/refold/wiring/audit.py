@@ -88,9 +88,14 @@ async def run_verify(
 ) -> verify.Tally:
     """Compare a projection with its log, as `verify.verify` does.
 
-    It is the one in the store of that name, by default in the first of full depth.
+    It is the one in the store of that name, by default in the first of full depth. Raises `StoreDamaged` where there
+    is none: opening the store would create an empty one.
     """
-    async with opened(settings, "audit", audited_store(settings, name), readers_max=2) as (log, store):
+    url = audited_store(settings, name)
+    with naming_repair(url, settings):
+        if await bound_log(url, settings) is None:
+            raise StoreDamaged("the store holds no projection: it was emptied, or no projector has begun one")
+    async with opened(settings, "audit", url, readers_max=2) as (log, store):
         return await verify.verify(log, auditable(store), listener, scope, coverage)
 
 

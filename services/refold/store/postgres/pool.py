@@ -132,6 +132,9 @@ class Pool:
                 # The release would wait until the server has ended the statement, which one that hangs never does.
                 connection.terminate()
                 raise
+            except (asyncpg.UndefinedTableError, StoreDamaged):
+                await self._check_again_where_emptied(connection)
+                raise
             finally:
                 await self._pool.release(connection)
 
@@ -187,6 +190,13 @@ class Pool:
         folded = await connection.fetch(SQL["folded_sequences"]) if required else ()
         self.stale.check(required, {partition: sequence for partition, sequence in folded})  # noqa: C416
         self._checked.append(connection)
+
+    async def _check_again_where_emptied(self, connection: Connection) -> None:
+        """Replace and check all connections if there is no projection: one that is made anew begins at 0."""
+        assert self._pool is not None
+        if not await connection.fetchval(SQL["find_migrations"]):
+            self._checked.clear()
+            await self._pool.expire_connections()
 
     async def close(self) -> None:
         """Let reads in flight end, within a bound."""
