@@ -348,7 +348,10 @@ async def test_a_strict_write_repeatedly_overtaken_by_rejected_events_ends(gatew
         gateway.log.before_append = kept
 
     gateway.log.before_append = [refused] * 20
-    problem(await gateway.put("/v1/n/d", 2, If_Match='"1"'), 503, "contended")
+    response = await gateway.put("/v1/n/d", 2, If_Match='"1"')
+    problem(response, 503, "contended")
+    # The service is well: no wait makes the next try better.
+    assert response.headers["retry-after"] == "0"
 
 
 # A bulk request whose log fails

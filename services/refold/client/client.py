@@ -76,8 +76,9 @@ class Refold(Reader, AbstractAsyncContextManager["Refold"]):
         A write that was not answered, or that the service could not take (429, 5xx), is sent again under its id for
         `retry_seconds` (0: never), so that it takes effect once; a repeated one is answered as `duplicate`. The
         pause before a try is at least the answer's `Retry-After`, up to 60 s; where it is longer than the time that
-        is left, the error is raised at once, with the fact `retry_after_seconds`. The error raised at the end names
-        the id: the write may have taken effect.
+        is left, the error is raised at once, with the fact `retry_after_seconds`. After `Retry-After: 0` (others wrote
+        to the document each time), it is random, of milliseconds. The error raised at the end names the id: the write
+        may have taken effect.
 
         Where the program has a current span of OpenTelemetry, requests carry its context, so that its trace goes on
         through the service.

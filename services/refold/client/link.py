@@ -6,14 +6,13 @@ Where a proxy buffers or cuts streams, the messages are polled for. The endpoint
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from refold.client.connection import EventStream
-from refold.client.transport import Transport, parse_json, retry_after_seconds
+from refold.client.transport import Transport, parse_json, random_share, retry_after_seconds
 from refold.core import json_text
 from refold.core.errors import RefoldError, Refused, ServiceUnavailable, TimedOut
 from refold.core.json_text import Json
@@ -107,10 +106,8 @@ class Link:
             self._short_streams = 0
             self._polls_until = now + POLLING_SECONDS
         self._pause_seconds = min(2 * self._pause_seconds, PAUSE_SECONDS_MAX)
-        # `random` would be imported for this alone.
-        share = int.from_bytes(os.urandom(4)) / 2**32
-        shortest = max(PAUSE_SECONDS_MIN, retry_after_seconds(error))
-        await self._sleep(shortest + share * (self._pause_seconds - PAUSE_SECONDS_MIN))
+        shortest = max(PAUSE_SECONDS_MIN, retry_after_seconds(error) or 0.0)
+        await self._sleep(shortest + random_share() * (self._pause_seconds - PAUSE_SECONDS_MIN))
 
     def close(self) -> None:
         """Close the connection."""

@@ -6,6 +6,7 @@ Only `refold.client` may use it.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 import weakref
@@ -38,6 +39,10 @@ RETRY_PAUSE_SECONDS: Final = 0.1
 RETRY_PAUSE_SECONDS_MAX: Final = 2.0
 """Unanswered writes are sent again for `RETRY_SECONDS`; the pause between two tries doubles up to the maximum."""
 
+SOON_SECONDS: Final = 0.02
+SOON_SECONDS_MAX: Final = 0.25
+"""After `Retry-After: 0`, the pause is random below the first, which doubles with every such try up to the second."""
+
 RETRY_AFTER_SECONDS_MAX: Final = 60.0
 """The longest pause that an answer can ask for by `Retry-After`."""
 
@@ -51,14 +56,22 @@ class Backoff:
     def __init__(self, seconds: float) -> None:
         self._deadline = asyncio.get_running_loop().time() + seconds
         self._pause_seconds = RETRY_PAUSE_SECONDS
+        self._soon_seconds = SOON_SECONDS
 
-    async def pause(self, seconds_min: float = 0.0) -> bool:
-        """Wait before the next try, at least `seconds_min`; return False at once if no time is left for one."""
-        seconds = max(self._pause_seconds, seconds_min)
+    async def pause(self, seconds_min: float | None = None) -> bool:
+        """Wait before the next try, as an answer asks; return False at once if no time is left for one.
+
+        With 0, it is to be sent again at once: the service is well, and the write met others, whose pauses must differ.
+        """
+        if seconds_min == 0:
+            seconds = random_share() * self._soon_seconds
+            self._soon_seconds = min(2 * self._soon_seconds, SOON_SECONDS_MAX)
+        else:
+            seconds = max(self._pause_seconds, seconds_min or 0.0)
+            self._pause_seconds = min(2 * self._pause_seconds, RETRY_PAUSE_SECONDS_MAX)
         if asyncio.get_running_loop().time() + seconds > self._deadline:
             return False
         await asyncio.sleep(seconds)
-        self._pause_seconds = min(2 * self._pause_seconds, RETRY_PAUSE_SECONDS_MAX)
         return True
 
 
@@ -235,7 +248,10 @@ def read_error(answer: Answer) -> RefoldError:
     if request_id := answer.headers.get("refold-request-id"):
         logged["request_id"] = request_id
     if status in (429, 503) and (wait := answer.headers.get("retry-after")):
-        logged["retry_after_seconds"] = min(parse_retry_after(wait, now=time.time()), RETRY_AFTER_SECONDS_MAX)
+        seconds = min(parse_retry_after(wait, now=time.time()), RETRY_AFTER_SECONDS_MAX)
+        # A date that has passed, by a clock that may differ, and what cannot be read ask for nothing.
+        if seconds or wait.strip() == "0":
+            logged["retry_after_seconds"] = seconds
     if status in (408, 504):
         return TimedOut(detail, **logged)
     if status == 429 or status >= 500:
@@ -245,10 +261,15 @@ def read_error(answer: Answer) -> RefoldError:
     return Refused(code or f"http_{status}", rule, field=field, shape=shape)
 
 
-def retry_after_seconds(error: RefoldError) -> float:
-    """Return how long the service asked to wait before the next try; 0 where it did not."""
+def retry_after_seconds(error: RefoldError) -> float | None:
+    """Return how long the service asked to wait before the next try; None where it did not."""
     seconds = error.facts.get("retry_after_seconds")
-    return seconds if isinstance(seconds, float) else 0.0
+    return seconds if isinstance(seconds, float) else None
+
+
+def random_share() -> float:
+    """Return a random number from 0 to 1; `random` would be imported for this alone."""
+    return int.from_bytes(os.urandom(4)) / 2**32
 
 
 def trace_headers() -> dict[str, str]:

@@ -128,6 +128,12 @@ def problem_of(error: RefoldError | Problem) -> Problem:
     return Problem(status, error.code, error.message, headers=headers, **shown(error.facts))
 
 
+def contended(what: str, attempts: int) -> Problem:
+    """Return the problem of a write that others overtook each time: to be sent again at once, the service is well."""
+    detail = f"others wrote to the {what} each of {attempts} times; nothing was published"
+    return Problem(503, "contended", detail, headers={"Retry-After": "0"})
+
+
 def shown(facts: Mapping[str, object]) -> dict[str, Json]:
     """Return the facts of an error that a problem document may show."""
     return {name: value for name, value in facts.items() if isinstance(value, str | int | float | bool)}

@@ -45,7 +45,7 @@ from refold.gateway.requests import (
     read_wait,
     refuse_query,
 )
-from refold.gateway.responses import JSON, RETRY, Problem, Response, as_duplicate, json_response
+from refold.gateway.responses import JSON, Problem, Response, as_duplicate, contended, json_response
 from refold.gateway.writes import (
     APPEND_ATTEMPTS_MAX,
     LOST_ATTEMPTS_MAX,
@@ -207,7 +207,7 @@ class _Writing:
             self._lost_count += 1
             if self._lost_count == LOST_ATTEMPTS_MAX:
                 raise never_acknowledged()
-        raise _contended()
+        raise contended("documents", APPEND_ATTEMPTS_MAX)
 
     async def _publications(self) -> list[Publication] | int:
         """Return what to append, each member folded ahead; or where an earlier request has put the first of them."""
@@ -301,7 +301,7 @@ class _Writing:
                 continue
             found = {(it.namespace, it.document): it for it in rows}
             return [found.get(key) or Document.new(Route.of(*key)) for key in keys]
-        raise _contended()
+        raise contended("documents", APPEND_ATTEMPTS_MAX)
 
     async def _catch_up(self) -> None:
         if not await self._context.consistency.catch_up(self._deadline):
@@ -334,11 +334,6 @@ class _Writing:
 
 
 _NOWHERE: Final = Document.new(Route.of("n", "d"))
-
-
-def _contended() -> Problem:
-    detail = f"others wrote to the documents each of {APPEND_ATTEMPTS_MAX} times; nothing was published"
-    return Problem(503, "contended", detail, headers=RETRY)
 
 
 def _check_ahead(

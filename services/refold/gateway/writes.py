@@ -19,7 +19,7 @@ from refold.gateway.context import Context
 from refold.gateway.drafts import Draft, View, is_entry_of, is_same_part
 from refold.gateway.inflight import deadline_in, waiting
 from refold.gateway.requests import Wait
-from refold.gateway.responses import RETRY, Problem
+from refold.gateway.responses import Problem, contended
 from refold.gateway.tracing import TRACE, exemplar_in
 from refold.log import Acknowledgement, Appended, Publication, Stale
 from refold.store import ANY_VERSION, Key
@@ -229,8 +229,7 @@ class StrictWrite:
             written = await recovery
             if written is not None:
                 return written
-        detail = f"others wrote to the document each of {APPEND_ATTEMPTS_MAX} times; nothing was published"
-        raise Problem(503, "contended", detail, headers=RETRY)
+        raise contended("document", APPEND_ATTEMPTS_MAX)
 
     def _cached_head(self) -> BareHead | None:
         """Return the head that was last seen, where the condition holds there and no repeat is looked for."""

@@ -587,7 +587,7 @@ def pauses(monkeypatch):
     """Record the pauses between retries instead of waiting."""
     pauses = []
 
-    async def pause(self, seconds_min=0.0):
+    async def pause(self, seconds_min=None):
         pauses.append(seconds_min)
         return len(pauses) < 6
 
@@ -636,9 +636,10 @@ async def test_a_write_answered_by_a_server_error_is_retried(gateway, refold, pa
         (503, "3", 3.0),
         (429, "3", 3.0),
         (503, "100000", 60.0),
-        (503, "Sat, 01 Jan 2000 00:00:00 GMT", 0.0),
-        (503, "soon", 0.0),
-        (502, "3", 0.0),
+        (503, "0", 0.0),
+        (503, "Sat, 01 Jan 2000 00:00:00 GMT", None),
+        (503, "soon", None),
+        (502, "3", None),
     ],
 )
 async def test_the_service_says_how_long_a_write_waits_at_least(
@@ -728,6 +729,23 @@ async def test_retries_are_bounded_in_time_and_back_off(monkeypatch):
     given = transport.Backoff(5.0)
     assert [await given.pause(seconds) for seconds in (1.0, 0.1, 6.0)] == [True, True, False]
     assert slept == [1.0, 0.2]
+
+
+async def test_a_write_that_met_others_is_sent_again_after_a_short_random_pause_within_its_time(monkeypatch):
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr(transport.asyncio, "sleep", sleep)
+    monkeypatch.setattr(transport, "random_share", lambda: 0.5)
+    given = transport.Backoff(5.0)
+    assert [await given.pause(seconds) for seconds in (0.0, 0.0, None, 0.0)] == [True] * 4
+    assert slept == [0.01, 0.02, 0.1, 0.04]
+    slept.clear()
+    assert [await given.pause(0.0) for _ in range(3)] == [True] * 3
+    assert slept == [0.08, 0.125, 0.125]
+    assert not await transport.Backoff(0.0).pause(0.0)
 
 
 def lines(*answers):
