@@ -123,6 +123,24 @@ async def test_a_creation_is_undone_by_a_delete_and_a_delete_by_a_creation():
         assert await state(gateway) == {"a": 1}
 
 
+async def test_an_undo_of_a_creation_or_a_delete_keeps_what_others_wrote_since():
+    async with twin() as gateway:
+        await gateway.put("/v1/n/d", {"a": 1})
+        await gateway.client.delete("/v1/n/d")
+        await gateway.put("/v1/n/d", {"b": 1})
+        for version, strategies in ((1, [{}, {"Refold_On_Conflict": "merge"}]), (2, [{}])):
+            for strategy in strategies:
+                refused = await revert(gateway, {"undo": version}, 409, **strategy)
+                assert refused["reason"] == "conflict"
+                assert "last_write_wins" in refused["detail"]
+        assert await state(gateway) == {"b": 1}
+        # Two whole objects are merged key by key.
+        assert (await revert(gateway, {"undo": 2}, Refold_On_Conflict="merge"))["status"] == "merged"
+        assert await state(gateway) == {"a": 1, "b": 1}
+        await revert(gateway, {"undo": 1}, Refold_On_Conflict="last_write_wins")
+        assert (await gateway.client.get("/v1/n/d")).status_code == 404
+
+
 async def test_an_undo_is_a_write_with_conditions_and_an_id():
     async with twin() as gateway:
         await gateway.put("/v1/n/d", {"a": [0]})

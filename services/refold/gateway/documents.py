@@ -244,8 +244,13 @@ def begin_write(request: Request) -> Begun:
     return Begun((namespace, document), fields, carried_headers(request), has_own_id)
 
 
-async def write_change(request: Request, begun: Begun, change: dict[str, Json]) -> Response:
-    """Publish an event with this change and wait for its outcome; `change` may have other fields of the event, too."""
+async def write_change(
+    request: Request, begun: Begun, change: dict[str, Json], *, conflict_hint: str = ""
+) -> Response:
+    """Publish an event with this change and wait for its outcome; `change` may have other fields of the event, too.
+
+    `conflict_hint`: what the author can do where the event is rejected because of what came since its base.
+    """
     context = context_of(request)
     wait = read_wait(request, context.wait_seconds)
     condition = write_condition(request)
@@ -269,7 +274,8 @@ async def write_change(request: Request, begun: Begun, change: dict[str, Json]) 
     written = await write(context, made, condition, wait, state)
     if written.outcome is None:
         return pending_response(*made.key, written.sequence, made.id)
-    return outcome_response(as_duplicate(written.outcome) if written.is_repeat else written.outcome)
+    outcome = as_duplicate(written.outcome) if written.is_repeat else written.outcome
+    return outcome_response(outcome, conflict_hint)
 
 
 # --- Lists -----------------------------------------------------------------------------------------------

@@ -156,11 +156,13 @@ def page_response(items: Sequence[bytes], following: int | str | None) -> Respon
     return Response(body, 200, None, JSON)
 
 
-def outcome_response(outcome: dict[str, Json]) -> Response:
+def outcome_response(outcome: dict[str, Json], conflict_hint: str = "") -> Response:
     """Return the response to a write whose outcome is known; a duplicate has the status of its first outcome."""
     decisive = outcome.get("first", outcome)
     if decisive["status"] == "rejected":
         detail = outcome.get("detail") or f"the fold rejected the event: {decisive['reason']}"
+        if conflict_hint and decisive["reason"] == "conflict":
+            detail = f"{detail}; {conflict_hint}"
         return Problem(409, "rejected", detail, reason=decisive["reason"], outcome=outcome).response()
     status = 201 if decisive["created"] else 200
     return Response(orjson.dumps(outcome), status, {"ETag": tag_of(outcome["version"])}, JSON)
