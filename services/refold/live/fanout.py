@@ -267,6 +267,8 @@ class Stream:
         except RefoldError as error:
             get_logger().warning("live_replay_failed", code=error.code, error=str(error))
             self.bye("slow")
+        except Exception as error:  # noqa: BLE001 - a stream that stays open would wait for what never comes
+            self._crash(error)
         finally:
             self._is_loading = False
 
@@ -303,8 +305,7 @@ class Stream:
         except Refused as refusal:
             self.error(refusal)
         except Exception as error:  # noqa: BLE001 - the other streams of the pass go on
-            get_logger().error("live_stream_crashed", exc_info=error)
-            self._end("full")
+            self._crash(error)
 
     def _document_cursor(self, entry: Entry, position: int) -> str:
         return _cursor_text(self._owner.log, entry.asked.document is not None, position)
@@ -342,6 +343,11 @@ class Stream:
         if self._sink.is_ready:
             self._sink.send(bye_frame(reason, retry_seconds), "")
         self._end(reason)
+
+    def _crash(self, error: Exception) -> None:
+        get_logger().error("live_stream_crashed", exc_info=error)
+        if self.is_open:
+            self._end("full")
 
     def _end(self, reason: str) -> None:
         self.close()

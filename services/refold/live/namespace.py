@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
 from typing import Final, Protocol
-from weakref import WeakSet
+from weakref import finalize
 
 from refold.core.errors import LogUnavailable, Refused, StoreUnavailable, TimedOut
 from refold.core.stream import check_name, is_printable
@@ -72,7 +72,8 @@ class NamespaceSubscriptions:
         self._shared: dict[object, Shared] = {}
         self._loading: dict[object, asyncio.Task[Replay]] = {}
         self._reads_count = 0
-        self._replays: WeakSet[Replay] = WeakSet()
+        # Of all replays that a subscriber still has.
+        self._replays_bytes = 0
 
     async def subscribe(self, stream: Stream, asked: Subscription, since: Cursor | None) -> None:
         """Add a subscription to a stream. Raises `Refused` (`bad_name`, `bad_mode`) and `LiveFull`."""
@@ -129,7 +130,7 @@ class NamespaceSubscriptions:
         """Read a part, for all subscribers that are at this position, as soon as some of it is committed."""
         for _ in range(LOOKS_MAX):
             until = min(self._committed_sequence(), query.floor)
-            held = sum(replay.size for replay in self._replays) + self._reads_count * PART_BYTES_MAX
+            held = self._replays_bytes + self._reads_count * PART_BYTES_MAX
             if after < until and held <= REPLAYS_BYTES_MAX:
                 self._reads_count += 1
                 try:
@@ -137,10 +138,14 @@ class NamespaceSubscriptions:
                 finally:
                     self._reads_count -= 1
                 replay = query.replay(part.changes, part.sequence)
-                self._replays.add(replay)
+                self._replays_bytes += replay.size
+                finalize(replay, self._forget, replay.size).atexit = False
                 return replay
             await asyncio.sleep(LOOK_SECONDS)
         return Replay([], after)
+
+    def _forget(self, size: int) -> None:
+        self._replays_bytes -= size
 
     def _end(self, shared: Shared, query: NamespaceQuery) -> None:
         """End what was shared, after its last subscriber."""

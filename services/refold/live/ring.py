@@ -88,7 +88,9 @@ class Ring:
     def advance(self, sequence: int, gap_sequence: int) -> None:
         """Note that all changes up to `sequence` have come, but perhaps not all of those up to `gap_sequence`."""
         gap_sequence = max(gap_sequence, self._gap_sequence)
-        due = sorted(number for number in self._pending if number <= sequence)
+        # While one shard is silent, thousands wait, and every notice of another one comes here.
+        is_further = sequence > self.sequence
+        due = sorted(number for number in self._pending if number <= sequence) if is_further else []
         if gap_sequence > self.floor:
             self._lose(gap_sequence)
         self.sequence = max(sequence, self.sequence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -12,7 +12,7 @@ from refold.core.errors import Refused
 from refold.live import Mode, Subscription, backlog, namespace, ring
 from refold.live.changes import TypeFilter
 from support.announcing import Announced, Announcer
-from support.streams import LOG, MemoryFeed, Reader
+from support.streams import KEY, LOG, MemoryFeed, Reader
 
 TYPES = ("order.paid", "order.sent", "note", None)
 
@@ -138,6 +138,7 @@ async def test_no_change_is_missed_whatever_is_lost_and_however_slow(
     await settle(feed, consumers)
     for consumer in consumers:
         consumer.check(feed.all_changes)
+    assert live._namespaces._replays_bytes == 0
 
 
 async def write(feed: Announcer, random: Random, count: int) -> None:
@@ -163,6 +164,25 @@ async def settle(feed: Announcer, consumers: list[Consumer]) -> None:
     for consumer in consumers:
         consumer.stream.alive()
         assert consumer.reader.cursors[-1] == f"{LOG}@{feed.committed_sequence}"
+
+
+async def test_while_a_shard_is_silent_what_waits_for_it_is_not_searched_at_each_notice() -> None:
+    class Unsearched(dict[int, ring.Noted]):
+        """Changes that may be looked up, but not gone through."""
+
+        def __iter__(self) -> NoReturn:
+            """Fail. Raises `AssertionError`."""
+            raise AssertionError
+
+    kept, changes = ring.Ring(), MemoryFeed()
+    for _ in range(3):
+        kept.take(KEY, changes.publish([]))
+    kept.advance(1, 0)
+    waiting, kept._pending = kept._pending, Unsearched(kept._pending)
+    kept.advance(1, 0)
+    kept._pending = waiting
+    kept.advance(3, 0)
+    assert [noted.sequence for noted in kept._changes] == [1, 2, 3]
 
 
 async def test_a_slow_subscriber_gets_the_newest_head_of_each_document_and_every_change() -> None:

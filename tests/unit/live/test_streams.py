@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -203,6 +203,19 @@ async def test_a_subscriber_that_fails_does_not_stop_the_others(capfd: pytest.Ca
         await turns()
     assert reader.version == 4
     assert broken.is_ended
+    assert "live_stream_crashed" in capfd.readouterr().out
+
+
+async def test_a_stream_whose_load_crashes_ends(capfd: pytest.CaptureFixture[str]) -> None:
+    async def fail(_: int) -> NoReturn:
+        raise LookupError
+
+    live, reader = live_of(MemoryFeed()), Reader()
+    stream = await live.open([asked()], reader)
+    stream.entries[0].load = fail
+    stream.load(stream.entries[0])
+    await turns()
+    assert reader.is_ended
     assert "live_stream_crashed" in capfd.readouterr().out
 
 
