@@ -53,7 +53,7 @@ from refold.wiring.broker import watching_storage_limit
 from refold.wiring.gateway_stores import GatewayStores, opened_stores
 from refold.wiring.health import health_of
 from refold.wiring.http_server import connections_max, serve
-from refold.wiring.instances import answering_status, check_owners
+from refold.wiring.instances import OwnersCheck, answering_status
 from refold.wiring.probes import NEWEST_MIGRATION
 from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import open_log
@@ -246,9 +246,8 @@ def _live(
 
 def _checks(log: JetStreamLog, stores: GatewayStores) -> dict[str, Callable[[], Coroutine[Any, Any, object]]]:
     names = [source.name for source in stores.sources.stores] if stores.sources is not None else [""]
-    projector = partial(check_owners, log.client, names)
     name = "stores" if stores.sources is not None else next(iter(stores.versions))
-    return {"nats": log.info, name: stores.reader.ping, "projector": projector}
+    return {"nats": log.info, name: stores.reader.ping, "projector": OwnersCheck(log.client, names).check}
 
 
 async def _problems(log: JetStreamLog, stores: GatewayStores) -> dict[str, str]:

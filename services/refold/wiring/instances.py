@@ -32,6 +32,9 @@ LACKING_SECONDS: Final = 0.5
 OWNERS_SECONDS: Final = 1.5
 """How long readiness waits for the owners of all partitions: less than a probe may take."""
 
+OWNED_SECONDS: Final = 1.0
+"""How long the answer that all partitions have owners holds: all instances answer each question of each gateway."""
+
 ANSWERS_MAX: Final = 1_000
 
 
@@ -92,26 +95,33 @@ async def ask_instances(
 ) -> list[Answer]:
     """Ask every projector and gateway; return the answers once all partitions have owners, or time is up.
 
-    With `is_quick`, the partitions of one store are enough, no further instance is waited for then, and the time is up
-    earlier where answers stop coming.
+    With `is_quick`, only projectors are asked, the partitions of one store are enough, no further instance is waited
+    for then, and the time is up earlier where answers stop coming; raises `ServiceUnavailable` if no projector runs.
     """
     found: list[Answer] = []
-    arrived, inbox = asyncio.Event(), client.new_inbox()
+    owners = {store: [0] * PARTITIONS for store in stores}
+    arrived, nobody, inbox = asyncio.Event(), asyncio.Event(), client.new_inbox()
 
     def take(_: bytes, __: bytes, ___: bytes, body: bytes) -> None:
-        # An empty body is the broker's answer where nothing is subscribed.
-        if body and len(found) < ANSWERS_MAX and (answer := read_answer(body)) is not None:
+        if not body:
+            # The broker's answer where nothing is subscribed.
+            nobody.set()
+        elif len(found) < ANSWERS_MAX and (answer := read_answer(body)) is not None:
             found.append(answer)
-            arrived.set()
+            for store, counts in owners.items():
+                _count(counts, owners_of(store, projectors([answer])))
+        arrived.set()
 
     subscription = client.subscribe(inbox, take)
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                for subject in (CONTROL_SUBJECT, GATEWAY_SUBJECT):
+                for subject in (CONTROL_SUBJECT,) if is_quick else (CONTROL_SUBJECT, GATEWAY_SUBJECT):
                     client.write(message_frame(subject.encode(), b"", reply=inbox.encode()))
                 while True:
-                    whole = [all(owner_counts(store, projectors(found))) for store in stores]
+                    if is_quick and nobody.is_set():
+                        raise ServiceUnavailable("no projector is running: start one with `refold projector`")
+                    whole = [all(counts) for counts in owners.values()]
                     is_complete = all(whole)
                     if is_quick and any(whole):
                         break
@@ -125,15 +135,34 @@ async def ask_instances(
     return found
 
 
-async def check_owners(client: Client, stores: Sequence[str]) -> None:
-    """Raise `ServiceUnavailable` unless all partitions of one of the stores have owners without an error."""
-    # Without this, no projector at all would be known only when time is up.
-    if (await client.request(CONTROL_SUBJECT)).has_no_responders:
-        raise ServiceUnavailable("no projector is running: start one with `refold projector`")
-    asked = projectors(await ask_instances(client, stores, OWNERS_SECONDS, is_quick=True))
-    problems = [owner_problem(store, asked) for store in stores]
-    if all(problems):
-        raise ServiceUnavailable("; ".join(dict.fromkeys(problems)))
+class OwnersCheck:
+    """The readiness check of the owners: one question for all who ask at once, or soon after a good answer."""
+
+    def __init__(self, client: Client, stores: Sequence[str]) -> None:
+        self._client = client
+        self._stores = stores
+        self._asking: asyncio.Task[None] | None = None
+        self._owned_until = 0.0
+
+    async def check(self) -> None:
+        """Raise `ServiceUnavailable` unless all partitions of one of the stores have owners without an error."""
+        if asyncio.get_running_loop().time() < self._owned_until:
+            return
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="owners")
+            # Perhaps nothing waits for it any more.
+            self._asking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        await asyncio.shield(self._asking)
+
+    async def _ask(self) -> None:
+        asked_at = asyncio.get_running_loop().time()
+        asked = projectors(await ask_instances(self._client, self._stores, OWNERS_SECONDS, is_quick=True))
+        if not asked:
+            raise ServiceUnavailable(f"no projector has answered within {OWNERS_SECONDS:g} s")
+        problems = [owner_problem(store, asked) for store in self._stores]
+        if all(problems):
+            raise ServiceUnavailable("; ".join(dict.fromkeys(problems)))
+        self._owned_until = asked_at + OWNED_SECONDS
 
 
 def owner_problem(store: str, answers: Sequence[ProjectorAnswer]) -> str:
@@ -172,7 +201,11 @@ def owners_of(store: str, answers: Sequence[ProjectorAnswer]) -> list[ProjectorA
 def owner_counts(store: str, answers: Sequence[ProjectorAnswer]) -> list[int]:
     """Return for each partition how many projectors fold it into a store."""
     counts = [0] * PARTITIONS
-    for each in owners_of(store, answers):
+    _count(counts, owners_of(store, answers))
+    return counts
+
+
+def _count(counts: list[int], owners: Sequence[ProjectorAnswer]) -> None:
+    for each in owners:
         for partition in parse_shard(each["shard"]):
             counts[partition] += 1
-    return counts
