@@ -1,8 +1,8 @@
 """The alert engine: rules over metrics, one state machine, and notifiers. Used by `refold.wiring.alerts`.
 
-`rules` and `metrics` read alerts.toml, `samples` evaluates it, `state` decides which notifications are sent,
-`notifiers` deliver them, `storage` keeps both across restarts, `engine` runs it all. The first three and `state` are
-pure.
+`rules` reads alerts.toml, `metrics` lists the metrics that rules may name, `samples` evaluates the rules, `state`
+decides which notifications are sent, `notifiers` send them, `delivery` queues and repeats, `storage` keeps states and
+notifications across restarts, `engine` runs it all. `samples` and `state` are pure.
 """
 
 from __future__ import annotations

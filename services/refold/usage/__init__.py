@@ -29,7 +29,8 @@ WHOLE_DOCUMENT: Final = ""
 """The section of an operation on a whole state, as a JSON pointer."""
 
 TEXT_CHARS_MAX: Final = 256
-"""Characters of an actor, a type, a session or a section. Longer ones are cut, so those of one beginning are one."""
+"""Characters of an actor, a type, a session or a section. Longer ones are cut: values with the same
+first 256 characters are counted together."""
 
 
 class Counted(NamedTuple):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from refold.alerts.rules import read_rules
-from refold.alerts.samples import Samples, Target
-from refold.telemetry.metrics.samples import parse, quantile_of
+from refold.alerts.samples import POINTS_MAX, Samples, Target
+from refold.telemetry.metrics.samples import Sample, parse, quantile_of
 
 GATEWAY = Target("gateway", "http://a:1")
 OTHER = Target("gateway", "http://b:1")
@@ -63,6 +63,37 @@ def test_a_rate_counts_on_when_the_process_begins_anew():
     samples.add(15, GATEWAY, parse("refold_live_frames_total 20\n"))
     samples.forget(15)
     assert values_of(samples, rule, 15) == {("a:1",): 2}
+
+
+def points_of(samples):
+    return [len(one.points) for series in samples._series.values() for one in series.values()]
+
+
+@pytest.mark.parametrize("interval", [0.1, 5, 60])
+def test_a_window_has_a_bounded_number_of_points_and_a_short_one_stays_exact(interval):
+    rate = 'name = "A"\nmetric = "refold_live_frames_total"\ntake = "rate"\nabove = 0\nseverity = "page"\nsummary = "s"'
+    texts = [f"[[alert]]\n{rate}\nwindow_seconds = {seconds}" for seconds in (3_600, 60)]
+    long, short = read_rules("\n".join(texts).replace("A", "B", 1), "alerts.toml").alert
+    samples = Samples([long, short])
+    rounds, counted = int(4_000 / interval), 0
+    for number in range(rounds):
+        counted += 1 if number < rounds / 2 else 3
+        samples.add(number * interval, GATEWAY, [Sample("refold_live_frames_total", {}, counted)])
+        samples.forget(number * interval)
+    assert max(points_of(samples)) <= POINTS_MAX + 2
+    now = (rounds - 1) * interval
+    assert values_of(samples, short, now)["a:1",] == pytest.approx(3 / interval, rel=1e-6)
+    over = 3 * 2_000 + 1 * 1_600
+    assert values_of(samples, long, now)["a:1",] == pytest.approx(over / 3_600 / interval, rel=0.02)
+
+
+def test_of_a_gauge_only_the_last_value_is_kept():
+    rule, samples = watching('metric = "refold_lag_seconds"', "window_seconds = 3600")
+    for now in range(0, 100, 5):
+        samples.add(now, GATEWAY, parse('refold_lag_seconds{shard="1"} 3\n'))
+        samples.forget(now)
+    assert points_of(samples) == [1]
+    assert values_of(samples, rule, 95) == {("a:1",): 3}
 
 
 def test_a_share_counts_a_series_that_appears_later_from_zero_and_the_first_scrape_as_nothing():

@@ -81,7 +81,7 @@ def document_of(notice: Notice) -> str:
 
 
 def content_of(notice: Notice) -> dict[str, Any]:
-    """Return the merge patch of a notice; what others have written stays, but for `acknowledged` of what is over."""
+    """Return the merge patch of a notice. It keeps other fields; it clears `acknowledged` once resolved."""
     content: dict[str, Any] = {
         "alert": notice.alert,
         "labels": dict(notice.labels),
