@@ -53,7 +53,7 @@ async def test_a_gateway_whose_stores_hang_answers_loses_no_write_and_goes_on(
         for process in folding:
             process.send_signal(signal.SIGSTOP)
         redis.hang()
-        waiting = asyncio.create_task(ask.get("/v1/n/d?min_sequence=3&timeout=2"))
+        waiting = asyncio.create_task(ask.get("/v1/n/d?min_sequence=3&timeout=1"))
         sent = await ask.put("/v1/n/d", json=2, headers={"Refold-Wait": "0.5"})
         assert (sent.status_code, sent.json()["status"]) == (202, "pending")
         problem(await ask.get("/v1/n/other"), 503, "store_unavailable")
