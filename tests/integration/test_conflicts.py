@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from refold.client import Refold
+from refold.core.errors import Refused
 from support.http import Api, problem
 from support.system import System
 
@@ -75,6 +76,23 @@ async def test_each_strategy_records_what_came_of_a_stale_event_and_who_wrote_wh
         assert tuple(conflict.overwrote) == outcome.overwrote
 
 
+async def test_an_event_names_only_conflicts_and_versions_of_its_document(api: Api, refold: Refold) -> None:
+    key, other = (api.namespace, "d"), (api.namespace, "e")
+    await refold.put(*key, STATE)
+    await refold.put(*key, {**STATE, "a": 2})
+    opened = await refold.patch(*key, replace("/a", 3), base=1, on_conflict="custom:mine")
+    applied = await refold.put(*other, {"a": 1})
+    for where, resolves in ((other, opened.sequence), (other, applied.sequence), (key, 9_999_999)):
+        with pytest.raises(Refused, match="resolves"):
+            await refold.merge(*where, {"b": 1}, resolves=resolves)
+    for _ in range(2):
+        decided = await refold.merge(*key, {"b": 1}, resolves=opened.sequence, id="decision")
+    assert decided.status == "duplicate"
+    answer = await api.put("d", STATE, Refold_Reverts="4")
+    assert problem(answer, 422, "bad_field")["field"] == "reverts"
+    assert (await api.put("d", STATE, Refold_Reverts="3")).status_code == 200
+
+
 async def test_open_conflicts_are_those_that_no_later_accepted_event_resolves(
     api: Api, refold: Refold
 ) -> None:
@@ -86,8 +104,8 @@ async def test_open_conflicts_are_those_that_no_later_accepted_event_resolves(
         for number in (5, 6)
     ]
     first, second = [outcome.sequence or 0 for outcome in contested]
-    await refold.put(api.namespace, "other", 1)
-    await refold.put(api.namespace, "other", 2, resolves=first)
+    # Events of a bulk write, as those over NATS, are not checked for what they name.
+    assert (await api.append([{"doc": "other", "put": 2, "resolves": first}]))[0]["status"] == "applied"
     rejected = await refold.patch(*key, replace("/none", 1), resolves=first)
     assert rejected.status == "rejected"
     assert await listed(refold, *key, is_open=True) == [first, second]

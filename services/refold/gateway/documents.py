@@ -56,9 +56,9 @@ from refold.gateway.responses import (
     pending_response,
     version_headers,
 )
-from refold.gateway.writes import write
+from refold.gateway.writes import head_version, wait_until_folded, write, write_deadline
 from refold.log import whole_sequence
-from refold.store import ANY_VERSION, OMITTED, Head, Key
+from refold.store import ANY_VERSION, NEEDS_RESOLUTION, OMITTED, Head, Key
 
 # --- Read one --------------------------------------------------------------------------------------------
 
@@ -136,6 +136,7 @@ async def _point(
     A point by occurred time is of what is folded now: an author may always add something earlier.
     """
     if query.sequence is not None:
+        await context.consistency.refuse_future(query.sequence)
         await context.consistency.wait_for_sequence(query.sequence, deadline, key)
         return Point(Clock.sequence, await whole_sequence(context.log, query.sequence))
     if query.at is None:
@@ -271,11 +272,33 @@ async def write_change(
     # The event is checked before the first look at the store.
     if made.split is None:
         check(made.fields)
+    await _check_references(context, begun, write_deadline(wait))
     written = await write(context, made, condition, wait, state)
     if written.outcome is None:
         return pending_response(*made.key, written.sequence, made.id)
     outcome = as_duplicate(written.outcome) if written.is_repeat else written.outcome
     return outcome_response(outcome, conflict_hint)
+
+
+async def _check_references(context: Context, begun: Begun, deadline: float) -> None:
+    """Refuse an event that names a version or a conflict which its document has not: the fold would take it.
+
+    A decision that is sent again names a conflict that is resolved by now, which is no reason to refuse it.
+    """
+    key, reverts, resolves = begun.key, begun.fields.get("reverts"), begun.fields.get("resolves")
+    if type(reverts) is int:
+        await wait_until_folded(context, key, reverts, deadline)
+        head = await head_version(context, key)
+        if reverts > head:
+            rule = f"a version of the document, which is at version {head}"
+            raise Refused("bad_field", rule, field="reverts", shape=str(reverts))
+    if type(resolves) is int:
+        await context.consistency.refuse_future(resolves, "resolves")
+        await context.consistency.wait_for_sequence(resolves, deadline, key)
+        found = await context.history.outcome(*key, resolves)
+        if found is None or found.get("reason") != NEEDS_RESOLUTION:
+            rule = f"the sequence of an event of this document that was rejected with `{NEEDS_RESOLUTION}`"
+            raise Refused("bad_field", rule, field="resolves", shape=str(resolves))
 
 
 # --- Lists -----------------------------------------------------------------------------------------------
