@@ -105,7 +105,8 @@ class Delivery:
                 get_logger().warning(
                     "alert_not_delivered", notifier=self.sender.name, attempt=attempt + 1, error=str(error)
                 )
-                if error.is_final or (attempt + 1 == ATTEMPTS_MAX and not self.sender.is_follower):
+                has_bound = error.is_unexpected or not self.sender.is_follower
+                if error.is_final or (has_bound and attempt + 1 >= ATTEMPTS_MAX):
                     self._give_up(batch, str(error))
                     break
                 await asyncio.sleep(max(self._pause(attempt), min(error.retry_seconds, RETRY_SECONDS_MAX)))

@@ -180,8 +180,15 @@ class Broken(Slack):
         raise UnicodeError(f"{self.url.get_secret_value()} at {now} for {notification.key}")
 
 
-async def test_an_unexpected_error_is_an_attempt_that_failed_and_shows_no_secret(storage):
-    sender = Broken(name="chat", kind="slack", url="https://hooks.example.org/T0/s3cret")
+class BrokenFollower(Broken):
+    """The same, of those that try without a limit where an error is expected."""
+
+    is_follower: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize("kind", [Broken, BrokenFollower])
+async def test_an_unexpected_error_is_an_attempt_that_failed_and_shows_no_secret(storage, kind):
+    sender = kind(name="chat", kind="slack", url="https://hooks.example.org/T0/s3cret")
     with capture_logs() as lines:
         async with delivering(sender, storage, notification(1), notification(2)) as delivery:
             assert (delivery.lost, delivery.is_up, storage.read_outbox()) == (2, False, [])

@@ -21,10 +21,19 @@ SEND_SECONDS: Final = 10.0
 class NotDelivered(ServiceUnavailable, code="not_delivered"):
     """The notifier could not deliver."""
 
-    def __init__(self, message: str, *, is_final: bool = False, retry_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        is_final: bool = False,
+        is_unexpected: bool = False,
+        retry_seconds: float = 0.0,
+    ) -> None:
         """`is_final`: another attempt would end in the same way; `retry_seconds`: the receiver asked to wait."""
         super().__init__(message)
         self.is_final = is_final
+        self.is_unexpected = is_unexpected
+        """It is none that the notifier knows: the notification itself may be the cause."""
         self.retry_seconds = retry_seconds
 
 
@@ -33,7 +42,7 @@ class Sender(Table):
 
     is_follower: ClassVar[bool] = False
     """It records what has happened and alerts no person: it is sent every notification, one by one and without a limit
-    of attempts, and that it cannot deliver is not an alert."""
+    of attempts unless its errors are unexpected, and that it cannot deliver is not an alert."""
     tested: ClassVar[str] = "sent"
     """What `refold alerts test` has done with its notification."""
 
@@ -52,7 +61,7 @@ class Sender(Table):
             raise
         except Exception as error:
             # One notifier must not end the engine and the others. The text may hold a secret, such as the URL.
-            raise NotDelivered(f"unexpected {type(error).__name__}") from error
+            raise NotDelivered(f"unexpected {type(error).__name__}", is_unexpected=True) from error
 
 
 class Log(Sender):
