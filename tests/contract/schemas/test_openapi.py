@@ -96,13 +96,19 @@ async def write(gateway: Twin, status: int = 201, **options: Any) -> httpx.Respo
     return await ask(gateway, PUT, status, **options)
 
 
+async def contest(gateway: Twin, document: str) -> dict[str, str]:
+    """Have a stale event rejected; return the header of a decision on it."""
+    stale = {"Refold-Base": "0", "Refold-On-Conflict": "custom:mine"}
+    rejected = await ask(gateway, PATCH, 409, document=document, headers=stale)
+    return {"Refold-Resolves": str(rejected.json()["outcome"]["sequence"])}
+
+
 async def exercise_writes(gateway: Twin) -> None:
     fields = {
         "Refold-V": "1",
         "Refold-Session": "s",
         "Refold-All-Or-Nothing": "true",
         "Refold-Reverts": "1",
-        "Refold-Resolves": "1",
         "Refold-Type": "t",
         "Refold-Actor": "a",
         "Refold-Occurred-At": "2020-01-01T00:00:00Z",
@@ -114,6 +120,7 @@ async def exercise_writes(gateway: Twin) -> None:
         "tracestate": "vendor=1",
     }
     await write(gateway, 201)
+    fields |= await contest(gateway, "d")
     for version, name in enumerate((PUT, PATCH, DELETE), start=1):
         based = {"Refold-Base": str(version), "Refold-On-Conflict": "reject"}
         await ask(gateway, name, 200, headers=fields | based | {"Idempotency-Key": name, "Refold-Id": name})
@@ -130,6 +137,7 @@ async def exercise_writes(gateway: Twin) -> None:
             headers={"If-Match": f'"{version - 1}"'},
         )
     await ask(gateway, PATCH, 201, document="e", content=b"{}", headers=MERGE_PATCH)
+    fields |= await contest(gateway, "e")
     based = {"Refold-Base": "1", "Idempotency-Key": REVERT, "Refold-Id": REVERT}
     await ask(gateway, REVERT, 200, document="e", headers=fields | based | {"Refold-On-Conflict": "merge"})
     await ask(gateway, REVERT, 200, document="e", headers={"If-Match": '"2"'}, content=b'{"undo":2}')

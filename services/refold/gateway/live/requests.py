@@ -63,7 +63,7 @@ class Fields(NoQuery):
 
     path: str = ""
     depth: Annotated[int, whole_number(0, DEPTH_MAX)] | None = None
-    mode: Literal["patch", "values", "heads", "changes"] | None = None
+    mode: str | None = None
     ops: Literal["rfc6902", "native"] = "rfc6902"
     after: Version | None = None
     interval: Annotated[int, whole_number(0, INTERVALS[-1])] = 0
@@ -111,7 +111,10 @@ def read_all(request: Request) -> Asked:
     pairs = query_pairs(request)
     texts = [text for name, text in pairs if name == "sub"]
     query = check_parameters(unrepeated([pair for pair in pairs if pair[0] != "sub"]), Position)
-    if not 1 <= len(texts) <= SUBSCRIPTIONS_MAX:
+    if not texts:
+        detail = "sub: is required, a subscription in JSON; it may be given several times"
+        raise Problem(422, "bad_parameter", detail, field="sub")
+    if len(texts) > SUBSCRIPTIONS_MAX:
         rule = f"1 to {SUBSCRIPTIONS_MAX} subscriptions"
         raise Refused("too_many_subscriptions", rule, field="sub", shape=str(len(texts)))
     return _asked(request, query, [_named(text, f"sub[{number}]") for number, text in enumerate(texts)])
@@ -162,9 +165,9 @@ def _named(text: str, within: str) -> Subscription:
 def _subscription(
     fields: Fields, namespace: str, document: str | None, prefix: str = "", *, within: str = ""
 ) -> Subscription:
-    mode = Mode(fields.mode) if fields.mode else _default_mode(fields, document)
     what, modes = ("namespace", _OF_NAMESPACE) if document is None else ("document", _OF_DOCUMENT)
-    if mode not in modes:
+    mode = {each.value: each for each in modes}.get(fields.mode or _default_mode(fields, document).value)
+    if mode is None:
         detail = f"{within}mode: a {what} is watched by {', '.join(sorted(modes))}"
         raise Problem(422, "bad_mode", detail, field=f"{within}mode")
     if document is not None and prefix:
@@ -173,6 +176,9 @@ def _subscription(
     given = {name for name in fields.model_fields_set if getattr(fields, name) not in (None, "")}
     if foreign := given - _OF_MODE[mode] - _OF_ALL:
         name = min(foreign)
+        if document is None and name in _OF_MODE[Mode.patch]:
+            detail = f"{within}{name}: of the subscription to a document, not to a namespace"
+            raise Problem(422, "contradictory", detail, field=f"{within}{name}")
         raise Problem(422, "contradictory", f"{within}{name}: not of mode {mode}", field=f"{within}{name}")
     return Subscription(
         namespace=namespace,
