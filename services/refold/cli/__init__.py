@@ -231,7 +231,8 @@ def refold(
 
     Start with `refold demo` or `refold up`. `refold --install-completion` adds completion to your shell.
 
-    Exit codes: 0 done · 1 refused, rejected or not found · 2 wrong usage · 3 no service reached.
+    Exit codes: 0 done · 1 refused, rejected or not found · 2 wrong usage · 3 the service was not reached, or
+    cannot answer now.
     """
 
 

@@ -1,13 +1,14 @@
-"""Exit codes and messages of errors: 0 done, 1 refused, rejected or not found, 2 wrong usage, 3 no service reached.
+"""Exit codes and messages of errors: 0 done, 1 refused, rejected or not found, 2 wrong usage, 3 service not reached.
 
-Used by `refold.cli` alone. A name may be mistyped, so the commands check whether there is such a namespace where the
-service finds nothing in it.
+Used by `refold.cli` alone. Where the client's messages name its arguments, the commands' name their options. A name may
+be mistyped, so the commands check whether there is such a namespace where the service finds nothing in it.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -32,7 +33,18 @@ UNREACHED: Final = 3
 INTERRUPTED: Final = 130
 
 _UNREACHED: Final = (ServiceUnavailable, TimedOut, LogUnavailable, StoreUnavailable)
-_USAGE_REASONS: Final = frozenset({"bad_setting", "bad_usage", "bad_url", "bad_time", "bad_name"})
+_USAGE_REASONS: Final = frozenset(
+    {
+        *("bad_setting", "bad_usage", "bad_url", "bad_time", "bad_name"),
+        # JSON in an argument or in the file that it names.
+        *("bad_json", "duplicate_key", "lone_surrogate", "number_out_of_range"),
+    }
+)
+_NOT_THERE: Final = frozenset({"path_absent", "sequence_in_future", "time_in_future"})
+"""The value of the option is right; there is nothing yet that it names."""
+
+_ARGUMENT: Final = re.compile(r"\b([a-z_]+)=(\w*)")
+"""How the client writes its arguments in a message: `base=`, or with a value."""
 
 
 @contextmanager
@@ -51,6 +63,25 @@ def exiting_clearly() -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
+@contextmanager
+def naming_options(options: Mapping[str, str]) -> Iterator[None]:
+    """Name a command's options in errors, by the names of the client's arguments."""
+
+    def option_of(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if value == "False" and f"no_{name}" in options:
+            return options[f"no_{name}"]
+        return f"{options[name]} {value}".rstrip() if name in options else found[0]
+
+    try:
+        yield
+    except RefoldError as error:
+        error.message = _ARGUMENT.sub(option_of, error.message)
+        if isinstance(error, Refused):
+            error.field = options.get(error.field, error.field)
+        raise
+
+
 def complain(error: RefoldError) -> None:
     """Print an error as one line, without secrets."""
     from refold.telemetry import redacted_text
@@ -62,18 +93,17 @@ def complain(error: RefoldError) -> None:
 def exit_code(error: RefoldError) -> int:
     if isinstance(error, _UNREACHED):
         return UNREACHED
-    if isinstance(error, Refused) and error.reason in _USAGE_REASONS:
-        return USAGE
-    return REFUSED
+    if not isinstance(error, Refused):
+        return REFUSED
+    is_of_option = error.field.startswith("--") and error.reason not in _NOT_THERE
+    return USAGE if is_of_option or error.reason in _USAGE_REASONS else REFUSED
 
 
 def _hint(error: RefoldError) -> str:
-    if isinstance(error, ServiceUnavailable) and "missing" not in error.facts:
+    if isinstance(error, ServiceUnavailable) and error.message.startswith("no service answers"):
         return "; is it running (`refold up`), is --url right?"
     if isinstance(error, EmbeddedError) and error.code == "port_taken":
         return "; choose another (--http HOST:PORT, --nats-port N, --postgres-port N; 0 = any free one)"
-    if isinstance(error, DocumentAbsent) and "clock=occurred" in error.message:
-        return " (--clock occurred)"
     return ""
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, ge
 
 import typer
 
+from refold.cli.errors import naming_options
 from refold.core.errors import Refused
 from refold.embedded import DEFAULT_DATA, no_system, read_endpoints
 
@@ -169,15 +170,26 @@ def make_command(function: Callable[..., Any]) -> Callable[..., None]:
             given["url"] = None
         for name, (kind, names) in groups.items():
             given[name] = kind(**{option: given.pop(option) for option in names})
-        if inspect.iscoroutinefunction(function):
-            _run_interruptibly(function, given)
-        else:
-            function(**given)
+        with naming_options(_options_of(context)):
+            if inspect.iscoroutinefunction(function):
+                _run_interruptibly(function, given)
+            else:
+                function(**given)
 
     parameters = [_option("context", inspect.Parameter.empty, typer.Context), *own, *shared]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _options_of(context: typer.Context) -> dict[str, str]:
+    """Return a command's options by the names of their parameters, and by their own as words: `no_merge`."""
+    options: dict[str, str] = {}
+    for parameter in context.command.params:
+        if parameter.param_type_name == "option":
+            words = (text.strip("-").replace("-", "_") for text in parameter.opts)
+            options |= dict.fromkeys((str(parameter.name), *words), parameter.opts[0])
+    return options
 
 
 def _option(name: str, default: Any, annotation: Any) -> inspect.Parameter:

@@ -189,7 +189,7 @@ class Refold(Reader, AbstractAsyncContextManager["Refold"]):
         return done
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. A closed client stays closed: its methods raise `RuntimeError`."""
         await self._transport.close()
 
     async def __aexit__(self, *_: object) -> None:

@@ -121,6 +121,8 @@ class Connection:
         return TimedOut(f"{self.url} did not answer in time")
 
     def unavailable(self, error: Exception) -> ServiceUnavailable:
+        if isinstance(error, ValueError):
+            return not_a_gateway(self.url, _why(error))
         return ServiceUnavailable(f"no service answers at {self.url}: {_why(error)}")
 
     async def _send(self, writer: asyncio.StreamWriter, body: bytes) -> None:
@@ -140,6 +142,10 @@ class Connection:
         while status < 200:
             try:
                 first, *lines = (await self._line(b"\r\n\r\n")).split(b"\r\n")
+            except asyncio.IncompleteReadError as error:
+                if not error.partial or error.partial.startswith(b"HTTP/"):
+                    raise EOFError("the connection was closed before the answer ended") from error
+                raise ValueError(f"no HTTP answer: {error.partial[:80]!r}") from error
             except asyncio.LimitOverrunError as error:
                 raise ValueError("the answer's headers are too large") from error
             found = _STATUS.match(first)
@@ -287,6 +293,10 @@ class Address(NamedTuple):
         if body is not None or method in {"PUT", "POST", "PATCH"}:
             lines.append(f"Content-Length: {len(body or b'')}\r\n")
         return f"{method} {self.path}{target} HTTP/1.1\r\n{self.lines}{''.join(lines)}\r\n".encode()
+
+
+def not_a_gateway(url: str, why: str) -> ServiceUnavailable:
+    return ServiceUnavailable(f"what answers at {url} is not a gateway of Refold: {why}")
 
 
 def _is_chunked(headers: Mapping[str, str]) -> bool:

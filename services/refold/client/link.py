@@ -56,6 +56,7 @@ class Link:
 
         That number is a cursor of digits. An empty one begins with what is there now.
         """
+        transport.check_open()
         self.cursor = cursor
         self._transport = transport
         self._path = path

@@ -6,6 +6,7 @@ Every write carries an id, made here if none is given, so that a lost answer can
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -79,7 +80,7 @@ class WatchOptions(TypedDict, total=False):
 
 
 def headers_of(options: WriteOptions) -> dict[str, str]:
-    """Return the options as request headers. Raises `TypeError` for one that is unknown or None."""
+    """Return the options as request headers. Raises `TypeError` for one that is unknown, None or no string."""
     for name in options.keys() - WriteOptions.__annotations__.keys():
         hint = did_you_mean(name, WriteOptions.__annotations__)
         raise TypeError(f"a write got an unexpected keyword argument {name!r}{hint}")
@@ -88,9 +89,21 @@ def headers_of(options: WriteOptions) -> dict[str, str]:
         if value is None:
             # As text it would be an id or an author of that name.
             raise TypeError(f"{name} is None: leave it out instead")
+        if name in _TEXTS and not isinstance(value, str):
+            raise TypeError(f"{name} must be a string, not {type(value).__name__}")
     headers = {header: form(given[name]) for name, (header, form) in _HEADERS.items() if name in given}
     headers |= wait_header(given.get("wait_seconds"), is_for_commit=given.get("committed", False))
     return headers | ({"If-None-Match": "*"} if given.get("if_absent") else {})
+
+
+def in_arguments(message: str) -> str:
+    """Return a message of the gateway with the names of arguments in place of those of headers: `if_version=`."""
+    return _HEADER_NAME.sub(lambda found: f"{argument_of(found[0])}=", message)
+
+
+def argument_of(header: str) -> str:
+    """Return the name of the argument that becomes a header, or a member of the only subscription; else the name."""
+    return _ARGUMENTS.get(header.lower(), header.removeprefix("sub[0]."))
 
 
 def wait_header(seconds: float | None, *, is_for_commit: bool) -> dict[str, str]:
@@ -214,6 +227,7 @@ def time_text(time: Time) -> str:
 
 
 _NOT_FINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+_TEXTS: Final = frozenset({"id", "type", "actor", "correlation_id", "causation_id", "session", "on_conflict"})
 _HEADERS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "id": ("Idempotency-Key", str),
     "type": ("Refold-Type", str),
@@ -229,3 +243,9 @@ _HEADERS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "meta": ("Refold-Meta", lambda meta: json_bytes(meta, "meta").decode()),
     "if_version": ("If-Match", '"{}"'.format),
 }
+_ARGUMENTS: Final = {header.lower(): name for name, (header, _) in _HEADERS.items()} | {
+    "if-none-match": "if_absent",
+    "refold-wait": "wait_seconds",
+    "refold-min-sequence": "min_sequence",
+}
+_HEADER_NAME: Final = re.compile(rf"\b(?:{'|'.join(_ARGUMENTS)})\b", re.IGNORECASE)

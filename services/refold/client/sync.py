@@ -63,6 +63,7 @@ class Refold(AbstractContextManager["Refold"]):
     ) -> None:
         """Connect on first use; the arguments are those of `refold.client.Refold`."""
         self.runner = asyncio.Runner()
+        self.is_closed = False
         self.lock = threading.Lock()
         self.options: dict[str, Any] = {
             "timeout_seconds": timeout_seconds,
@@ -123,18 +124,26 @@ class Refold(AbstractContextManager["Refold"]):
                 yield self.run(following)
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a call of the asynchronous client to its end. Raises `RuntimeError` inside a running event loop."""
+        """Run a call of the asynchronous client to its end.
+
+        Raises `RuntimeError` inside a running event loop, and once the client is closed.
+        """
         if _is_in_event_loop():
             raise RuntimeError(
                 "an event loop runs in this thread: use `from refold.client import Refold` and await its methods"
             )
         with self.lock:
+            if self.is_closed:
+                raise RuntimeError("the client is closed")
             # Such as the current span of a trace.
             return self.runner.run(call(), context=copy_context())
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. A closed client stays closed."""
+        if self.is_closed:
+            return
         self.run(self.wrapped.close)
+        self.is_closed = True
         self.runner.close()
 
     def __exit__(self, *_: object) -> None:

@@ -15,7 +15,8 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from refold.client.connection import Address, Answer, Connection, EventStream
+from refold.client.connection import Address, Answer, Connection, EventStream, not_a_gateway
+from refold.client.requests import argument_of, in_arguments
 from refold.core import json_text
 from refold.core.errors import (
     DocumentAbsent,
@@ -121,7 +122,11 @@ class Transport:
         answer = await self._exchange(address, head, body or b"")
         if self._trace is not None:
             self._trace(f"{method} {self.url}{target}: {answer.status}, {len(answer.body)} bytes")
-        if 200 <= answer.status < 300 or answer.status in also:
+        is_success = 200 <= answer.status < 300
+        media = answer.headers.get("content-type", "")
+        if media.startswith("text/") and (is_success or answer.status == 404):
+            raise not_a_gateway(self.url, f"it answered {answer.status} with {media}")
+        if is_success or answer.status in also:
             return answer
         raise read_error(answer)
 
@@ -162,6 +167,11 @@ class Transport:
         self._streams.add(stream)
         return stream
 
+    def check_open(self) -> None:
+        """Raise `RuntimeError` once the client is closed."""
+        if self.closed.is_set():
+            raise RuntimeError("the client is closed")
+
     async def close(self) -> None:
         """Close all connections."""
         self.closed.set()
@@ -180,7 +190,8 @@ class Transport:
         headers: Mapping[str, str] | None,
         body: bytes | None,
     ) -> tuple[Address, str, bytes]:
-        """Return the address, a request's target and its head."""
+        """Return the address, a request's target and its head. Raises `RuntimeError` once the client is closed."""
+        self.check_open()
         given = {name: value for name, value in (query or {}).items() if value is not None}
         target = f"{path}?{urlencode(given, quote_via=quote)}" if given else path
         address = self._address = self._address or Address.of(self.url)
@@ -258,7 +269,9 @@ def read_error(answer: Answer) -> RefoldError:
         return ServiceUnavailable(detail, **logged)
     # `Refused` adds field and shape to its text, which the detail contains already.
     rule = detail.removeprefix(f"{field}: ").removesuffix(f" (got {shape})")
-    return Refused(code or f"http_{status}", rule, field=field, shape=shape)
+    if code == "not_found":
+        rule += "; the address to give is that of a gateway, without /v1"
+    return Refused(code or f"http_{status}", in_arguments(rule), field=argument_of(field), shape=shape)
 
 
 def retry_after_seconds(error: RefoldError) -> float | None:

@@ -23,6 +23,9 @@ from refold.core.stream import check_name
 VERSIONS_MAX: Final = 100_000
 """Documents of a namespace whose newest version is kept, to drop what is sent twice."""
 
+_OF_DOCUMENT: Final = ("path", "depth")
+_OF_NAMESPACE: Final = ("prefix", "type")
+
 Update = TypeVar("Update", DocumentUpdate, NamespaceUpdate)
 Take: TypeAlias = Callable[[dict[str, Any], str, str], Update | None]
 """Takes a message, the cursor after it and the one before; returns None where it has nothing new."""
@@ -32,6 +35,7 @@ def watch_namespace(
     transport: Transport, namespace: str, options: WatchOptions
 ) -> AsyncGenerator[NamespaceUpdate, None]:
     """Yield what changes in a namespace."""
+    _refuse_options(options, _OF_DOCUMENT, "a document")
     fields = {"namespace": check_name(namespace, "namespace"), **_fields_of(options)}
 
     def query(after: int | None) -> dict[str, Json]:
@@ -49,6 +53,7 @@ def watch_document(
     read: Callable[[int], Awaitable[Document]],
 ) -> AsyncGenerator[DocumentUpdate, None]:
     """Yield a document's updates. `read` returns it, or the part of it, at a version."""
+    _refuse_options(options, _OF_NAMESPACE, "a namespace")
     fields, cursor = _fields_of(options), _cursor_of(options)
     usual_mode = "values" if "*" in fields.get("path", "").split("/") else "patch"
     mode = fields.get("mode", usual_mode)
@@ -76,6 +81,12 @@ def _fields_of(options: WatchOptions) -> dict[str, Json]:
     if "interval" in fields:
         fields["interval"] = round(fields["interval"] * 1_000)
     return fields
+
+
+def _refuse_options(options: WatchOptions, names: tuple[str, ...], what: str) -> None:
+    for name in names:
+        if options.get(name) is not None:
+            raise Refused("bad_usage", f"only of {what}", field=name)
 
 
 def _cursor_of(options: WatchOptions) -> str:
@@ -140,9 +151,12 @@ class NamespaceView:
     def __init__(self) -> None:
         self._versions: dict[str, int] = {}
 
-    def take(self, message: dict[str, Any], cursor: str, before: str) -> NamespaceUpdate | None:  # noqa: ARG002
+    def take(self, message: dict[str, Any], cursor: str, before: str) -> NamespaceUpdate | None:
         """Take a message, whose document may be at that version already."""
         if message["kind"] == "reset":
+            if before.isdecimal():
+                rule = f"the log ends at {message['sequence']}"
+                raise Refused("sequence_in_future", rule, field="after", shape=before)
             raise LogDiffers(
                 "the log is another one: what was built from it is void, begin again with after=0"
             )

@@ -290,7 +290,9 @@ def read_wait(request: Request, default_seconds: float) -> Wait:
         return Wait(default_seconds, is_for_commit=True)
     is_valid = _SECONDS.fullmatch(seconds) and float(seconds) <= WAIT_SECONDS_MAX
     if not is_valid or (separator and word.strip() != _COMMITTED):
-        rule = f"seconds from 0 to {WAIT_SECONDS_MAX}, `committed`, or both, such as `2.5; committed`"
+        rule = f"seconds from 0 to {WAIT_SECONDS_MAX}"
+        if not _SECONDS.fullmatch(seconds):
+            rule += ", `committed`, or both, such as `2.5; committed`"
         raise Problem(422, "bad_parameter", f"Refold-Wait: {rule} (got {text[:40]!r})", field="Refold-Wait")
     return Wait(float(seconds), is_for_commit=bool(separator))
 

@@ -698,6 +698,71 @@ async def test_without_retries_a_write_is_sent_once(gateway):
     assert len(gateway.asked) == 2
 
 
+async def test_a_closed_client_sends_nothing(gateway):
+    gateway.answer(200, APPLIED)
+    async with Refold(gateway.url) as refold:
+        await refold.put("acme", "d", 1)
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        await refold.put("acme", "d", 1)
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        await refold.get("acme", "d")
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        refold.watch("acme", "d")
+    assert len(gateway.asked) == 1
+
+
+def test_a_closed_client_without_asyncio_stays_closed():
+    with sync.Refold() as refold:
+        pass
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        refold.get("acme", "d")
+    refold.close()
+
+
+@pytest.mark.parametrize(
+    ("field", "detail", "message"),
+    [
+        (
+            "If-Match",
+            "If-Match: not with Refold-Base or Refold-On-Conflict",
+            "if_version: not with base= or on_conflict=",
+        ),
+        ("Refold-Wait", "Refold-Wait: seconds (got '9')", "wait_seconds: seconds (got '9')"),
+        ("refold-reverts", "refold-reverts: unlike the body", "refold-reverts: unlike the body"),
+    ],
+)
+async def test_a_refusal_names_the_arguments_instead_of_headers(gateway, refold, field, detail, message):
+    gateway.problem(422, "bad_parameter", detail=detail, field=field)
+    with pytest.raises(Refused) as refused:
+        await refold.put("acme", "d", 1)
+    assert str(refused.value) == message
+
+
+async def test_a_text_option_that_is_no_text_is_an_error(refold):
+    with pytest.raises(TypeError, match="actor must be a string, not int"):
+        await refold.put("acme", "d", 1, actor=5)
+
+
+async def test_what_is_not_a_gateway_is_named(gateway, refold):
+    for status in (200, 404):
+        gateway.answer(status, b"<html>", {"Content-Type": "text/html"})
+        with pytest.raises(ServiceUnavailable, match=f"is not a gateway of Refold: it answered {status}"):
+            await refold.get("acme", "d")
+
+    async def greet(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"INFO {}\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1") as server:
+        host, port = server.sockets[0].getsockname()
+        async with Refold(f"{host}:{port}") as other:
+            with pytest.raises(
+                ServiceUnavailable, match="is not a gateway of Refold: no HTTP answer: b'INFO"
+            ):
+                await other.get("acme", "d")
+
+
 async def test_a_write_is_sent_again_for_no_longer_than_it_waits(gateway, refold):
     changes = [{"doc": "d", "version": 1, "put": 2}]
     waits = {"wait_seconds": 0.01}

@@ -237,6 +237,20 @@ async def test_heads_of_a_namespace_whose_log_is_another_end_with_an_error(serve
         await anext(updates)
 
 
+async def test_a_watch_that_begins_after_the_end_of_the_log_names_it(server, refold):
+    server.add(stream(event({"kind": "reset", "namespace": "acme", "sequence": 3}, "ffffffff@3")))
+    with pytest.raises(Refused, match="after: the log ends at 3") as refused:
+        await anext(refold.watch("acme", after=9))
+    assert refused.value.reason == "sequence_in_future"
+
+
+@pytest.mark.parametrize("options", [{"path": "/a"}, {"depth": 1}, {"prefix": "a"}, {"type": "t"}])
+def test_an_option_of_the_other_kind_of_watch_is_refused(refold, options):
+    document = None if options.keys() & {"path", "depth"} else "d"
+    with pytest.raises(Refused, match=f"{min(options)}: only of a"):
+        refold.watch("acme", document, **options)
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413])
 async def test_what_refuses_for_good_is_an_error(server, refold, status):
     server.add(problem(status, "no"))
