@@ -32,7 +32,7 @@ async def send(system: System) -> None:
         f"\n▸ Metrics: {counts.total():,} events by {len(ACTORS)} actors; the clients have counted the first five too"
     )
     projector = await _once_committed(system.services["projector"])
-    gateway = await _metrics_of(system.services["gateway"])
+    gateway = await metrics_of(system.services["gateway"])
     for outcome, meaning in MEANING.items():
         name = f'refold_events_folded_total{{namespace="{NAMESPACE}",outcome="{outcome}"}}'
         _show(name, projector[name], meaning)
@@ -53,12 +53,12 @@ async def send(system: System) -> None:
 async def _once_committed(projector: str) -> dict[str, float]:
     """Return the projector's metrics once all is committed; it measures its lag every second."""
     async with asyncio.timeout(COMMIT_SECONDS):
-        while (found := await _metrics_of(projector)).get(LAG) != 0:
+        while (found := await metrics_of(projector)).get(LAG) != 0:
             pass
     return found
 
 
-async def _metrics_of(url: str) -> dict[str, float]:
+async def metrics_of(url: str) -> dict[str, float]:
     """Return a service's metrics as they are now, by name and labels."""
     await asyncio.sleep(1.1)  # What it answers is up to a second old.
     with await asyncio.to_thread(urlopen, f"{url}/metrics") as response:

@@ -61,7 +61,8 @@ async def main() -> None:
             print("\n▸ Prometheus and Alertmanager are not both installed: Refold's own engine alerts alone")
         await load.send(system)
         await traces.follow_a_write(system.http, received)
-        await kill_projector(system)
+        sequence = await kill_projector(system)
+        await until_counted(system, sequence)
         await look_closer(system)
         await asyncio.sleep(started_at + ENGINE_START_SECONDS - time.monotonic())
         await stop_projector(system, received, senders)
@@ -76,8 +77,8 @@ def alerts_file(folder: Path, hook: str) -> Path:
     return file
 
 
-async def kill_projector(system: System) -> None:
-    """Kill the projector; its log says where the next one continued."""
+async def kill_projector(system: System) -> int:
+    """Kill the projector; its log says where the next one continued. Return the sequence of the last write."""
     print("\n▸ Logs: kill -9 of the projector, which is started again")
     for projector in projectors():
         projector.kill()
@@ -87,6 +88,14 @@ async def kill_projector(system: System) -> None:
     print(f"  a write meanwhile: {outcome.status} at version {outcome.version}")
     await command("logs --service projector --event projector_working")
     await command("logs --service projector --event projector_working --json", lines_max=1)
+    return outcome.sequence or 0
+
+
+async def until_counted(system: System, sequence: int) -> None:
+    """Wait until the usage service has counted the events up to a sequence."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while (await load.metrics_of(system.services["usage"]))["refold_usage_sequence"] < sequence:
+            pass
 
 
 async def look_closer(system: System) -> None:
