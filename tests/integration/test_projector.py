@@ -138,6 +138,7 @@ async def test_invalid_events_are_stored_with_their_reason_and_stop_nothing(site
         rejected = await store.rejections("n", "doc-0", limit=10, before_sequence=None)
     assert len(unnamed) == len(names)
     assert {rejection.reason for rejection in unnamed} == {"bad_name", "reserved_namespace"}
+    assert all(rejection.detail.startswith("state.") for rejection in unnamed)
     kept = [rejection.record for rejection in unnamed]
     assert all(record is not None and record.body == b'{"put":1}' for record in kept)
     assert head is not None

@@ -26,6 +26,7 @@ POINTS = ("version", "at", "sequence", "where", "absent")
 CONDITIONS = ("If-Match", "If-None-Match")
 REVERTS = {"refold-base", "refold-session", "refold-reverts"}
 BASES = ("Refold-Base", "Refold-On-Conflict")
+REFERENCES = ("refold-reverts", "refold-resolves")
 
 
 @schemathesis.serializer("application/x-ndjson", "text/plain")
@@ -145,6 +146,8 @@ def _fix_headers(headers: MutableMapping[str, Any]) -> None:
     lost = conditions[1:]
     if conditions:
         lost += [named[name.lower()] for name in BASES if name.lower() in named]
+    # The document has no version and no conflict that these could name.
+    lost += [named[name] for name in REFERENCES if name in named]
     for name in conditions:
         # Its coverage phase writes a bare 0 for any pattern.
         if str(headers[name]) == "0":

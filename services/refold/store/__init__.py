@@ -38,6 +38,8 @@ STATE_LAG_SECONDS: Final = 1.0
 REBUILD_LOCK_SECONDS: Final = 5
 """The longest that a rebuild waits for the live projection's locks and lease."""
 
+_NAME_RULE: Final = "1 to 128 of A-Z a-z 0-9 _ - : = @ + ~ in a name; all else of a document id escaped (%20)"
+
 NEEDS_RESOLUTION: Final = "needs_resolution"
 """The reason of a rejection that a resolver decides on: it is open until an accepted event `resolves` it."""
 
@@ -197,7 +199,8 @@ class Rejection(NamedTuple):
     @classmethod
     def unroutable(cls, where: Route, record: Record, recorded_at: int) -> Self:
         """Make the rejection of an event whose subject names no document; its record has the author's headers only."""
-        detail = f"subject: {record.subject[:200]!r}"
+        names = b".".join(record.subject.rsplit(b".", 2)[-2:])[:200].decode("latin-1")
+        detail = f"state.{names.encode('unicode_escape').decode()}: {_NAME_RULE}"
         return cls("", "", where.partition, record.sequence, recorded_at, where.reason, detail, b"{}", record)
 
 
