@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from random import Random
 from typing import Any
 
@@ -18,7 +18,7 @@ from refold.core.history import NEVER, Segment
 from refold.core.stream import PARTITIONS, Checkpoint
 from refold.store import Capabilities, Depth, Head, Key, Page, partition_of_key
 from refold.store.layers import sources as sources_module
-from refold.store.layers.breaker import FAILURES_IN_A_ROW, Breaker
+from refold.store.layers.breaker import FAILURES_IN_A_ROW, OPEN_SECONDS, Breaker
 from refold.store.layers.fallback import ANSWER_SECONDS, FallbackReader
 from refold.store.layers.sources import TERMS, Source, Sources, Terms
 from support.simulated import run_simulated
@@ -35,6 +35,14 @@ class Log:
 
     def __init__(self) -> None:
         self.keys: list[Key] = []
+
+
+class CheckedBreaker(Breaker):
+    """A breaker that refuses a call that it does not admit."""
+
+    def call(self) -> AbstractContextManager[None]:
+        assert self.admits
+        return super().call()
 
 
 SLOW_SECONDS = 30
@@ -99,7 +107,9 @@ class System:
         depths = [Depth.recent, Depth.full, Depth.full]
         self.stores = [Store(self.log, depth) for depth in depths]
         self.made = [
-            Source(name=f"s{number}", breaker=Breaker(timer=loop.time, random=random.random), reader=store)
+            Source(
+                name=f"s{number}", breaker=CheckedBreaker(timer=loop.time, random=random.random), reader=store
+            )
             for number, store in enumerate(self.stores)
         ]
         self.sources = Sources(self.made, random=random.random)
@@ -199,7 +209,7 @@ async def _pair(*, first: int, second: int) -> tuple[Sources, Store, Store]:
     stores = Store(log, Depth.recent), Store(log, Depth.full)
     sources = Sources(
         [
-            Source(name=name, breaker=Breaker(timer=loop.time, random=lambda: 1.0), reader=store)
+            Source(name=name, breaker=CheckedBreaker(timer=loop.time, random=lambda: 1.0), reader=store)
             for name, store in zip("ab", stores, strict=True)
         ],
         random=lambda: 1.0,
@@ -231,9 +241,7 @@ def test_a_store_whose_projector_began_anew_is_tried_as_soon_as_it_has_caught_up
     async def check() -> None:
         sources, first, second = await _pair(first=50, second=50)
         reader, breaker = FallbackReader(sources), sources.stores[0].breaker
-        for _ in range(FAILURES_IN_A_ROW):
-            with suppress(StoreUnavailable), breaker.call():
-                raise StoreUnavailable
+        _open(sources.stores[0])
         second.sequence = 60
         sources.note_committed("b", 60, ALL, 0.0)
         assert (await reader.head(*KEYS[0])).last_sequence == 60
@@ -302,6 +310,50 @@ def test_a_long_read_may_take_its_time_at_a_store_that_answers_and_not_at_one_th
         page = await FallbackReader(sources).list_documents("n", prefix="", where=None, limit=9, cursor=None)
         assert [head.last_sequence for head in page.heads] == [50]
         assert (terms.store, loop.time()) == (name, pytest.approx(seconds, abs=0.1))
+
+    run_simulated(check())
+
+
+def _open(*sources: Source) -> None:
+    for source in sources:
+        for _ in range(FAILURES_IN_A_ROW):
+            if source.breaker.admits:
+                with suppress(StoreUnavailable), source.breaker.call():
+                    raise StoreUnavailable
+        assert source.breaker.state == "open"
+
+
+def test_a_breaker_that_opens_while_reads_pause_is_probed_by_one_of_them_after_its_pause():
+    async def check() -> None:
+        sources, first, second = await _pair(first=50, second=50)
+        reader, loop = FallbackReader(sources), asyncio.get_running_loop()
+        first.state = second.state = "down"
+        readings = [asyncio.create_task(reader.head(*KEYS[0])) for _ in range(FAILURES_IN_A_ROW - 1)]
+        await asyncio.sleep(0.01)
+        _open(*sources.stores)
+        first.state = second.state = "up"
+        for head in await asyncio.gather(*readings):
+            assert head.last_sequence == 50
+        assert loop.time() == pytest.approx(OPEN_SECONDS, abs=0.05)
+        assert sources.stores[0].breaker.closings == 1
+
+    run_simulated(check())
+
+
+def test_a_read_waits_for_a_breaker_that_opens_and_a_store_that_moves_during_its_wait():
+    async def check() -> None:
+        sources, first, second = await _pair(first=50, second=40)
+        reader, loop = FallbackReader(sources), asyncio.get_running_loop()
+        await reader.head(*KEYS[0])
+        first.state = "down"
+        reading = asyncio.create_task(reader.head(*KEYS[0]))
+        # The store that lags fails while the read waits for it.
+        await asyncio.sleep(1)
+        _open(sources.stores[1])
+        second.sequence = 60
+        sources.note_committed("b", 60, ALL, 0.0)
+        assert (await reading).last_sequence == 60
+        assert loop.time() == pytest.approx(1 + OPEN_SECONDS, abs=0.1)
 
     run_simulated(check())
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from refold.core.errors import HistoryElsewhere, StoreDamaged, StoreUnavailable, TimedOut
+from refold.core.errors import HistoryElsewhere, StoreDamaged, StoreUnavailable
 from refold.store.layers.breaker import (
     FAILURES_IN_A_ROW,
     OPEN_SECONDS_MAX,
@@ -26,13 +26,13 @@ class Store:
 
     def call(self, error: Exception | None = None) -> None:
         assert self.breaker.admits
-        with suppress(StoreUnavailable, TimedOut, StoreDamaged, HistoryElsewhere), self.breaker.call():
+        with suppress(StoreUnavailable, StoreDamaged, HistoryElsewhere), self.breaker.call():
             if error is not None:
                 raise error
 
     def fail(self, times: int = FAILURES_IN_A_ROW) -> None:
-        for number in range(times):
-            self.call(StoreUnavailable() if number % 2 else TimedOut())
+        for _ in range(times):
+            self.call(StoreUnavailable())
 
 
 @pytest.fixture

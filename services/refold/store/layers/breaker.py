@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from refold.core.errors import StoreUnavailable, TimedOut
+from refold.core.errors import StoreUnavailable
 
 FAILURES_IN_A_ROW: Final = 5
 """So many failures in a row open the breaker."""
@@ -34,9 +34,12 @@ class Breaker:
         *,
         timer: Callable[[], float],
         random: Callable[[], float],
-        failures: tuple[type[Exception], ...] = (StoreUnavailable, TimedOut),
+        failures: tuple[type[Exception], ...] = (StoreUnavailable,),
     ) -> None:
-        """`timer` returns monotonic seconds, `random` a number from 0 to 1."""
+        """`timer` returns monotonic seconds, `random` a number from 0 to 1.
+
+        `on_change` can be set: it is called when the breaker opens, and when a probe has ended.
+        """
         self._timer, self._random, self._failures = timer, random, failures
         self._in_a_row = self._probes = 0
         self._is_probing = False
@@ -46,6 +49,7 @@ class Breaker:
         self.retry_at = 0.0
         self.openings = self.closings = 0
         self.last_failure = ""
+        self.on_change: Callable[[], None] = lambda: None
 
     @property
     def admits(self) -> bool:
@@ -77,6 +81,8 @@ class Breaker:
             # Calls that began before it opened say nothing of now.
             if is_failure is not None and (is_probe or openings == self.openings):
                 self._count(is_failure=is_failure)
+            if is_probe:
+                self.on_change()
 
     def retry_now(self) -> None:
         """Let the next call be made at once: there is a sign that the store is back."""
@@ -99,6 +105,7 @@ class Breaker:
             self.is_open, self._probes = True, 0
             self.openings += 1
             self._pause()
+            self.on_change()
 
     def _end_probe(self, *, is_failure: bool) -> None:
         if is_failure:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from operator import ge
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from refold.core.errors import (
     HistoryElsewhere,
@@ -20,7 +21,6 @@ from refold.core.errors import (
     StoreDamaged,
     StoreDiffers,
     StoreUnavailable,
-    TimedOut,
 )
 from refold.core.stream import PARTITIONS, Checkpoint
 from refold.store import Depth
@@ -37,7 +37,7 @@ RETRY_SECONDS_MAX: Final = 1.0
 READ_SECONDS: Final = 5.0
 """How long a read may take to find a store where its request says nothing."""
 
-PASSED_ON: Final = (StoreUnavailable, StoreDamaged, StoreDiffers, TimedOut)
+PASSED_ON: Final = (StoreUnavailable, StoreDamaged, StoreDiffers)
 """After these errors, another store may answer."""
 
 ALL_PARTITIONS: Final = range(PARTITIONS)
@@ -101,6 +101,15 @@ class Source:
         return self.reader is not None and self.breaker.admits
 
 
+class _Need(NamedTuple):
+    """What a read waits for: that one of these stores has what it needs, or, with `allows_older`, can be asked."""
+
+    stores: tuple[Source, ...]
+    partitions: range
+    is_strict: bool
+    allows_older: bool
+
+
 @dataclass(slots=True, kw_only=True)
 class _Search:
     """One read's search for an answer: what it asks for, and which stores have failed or do not keep it."""
@@ -121,6 +130,11 @@ class _Search:
             for source in self.order
             if source not in self.lacking and self.failed[source] <= source.retries
         ]
+
+    @property
+    def need(self) -> _Need:
+        """Return what it needs now."""
+        return _Need(tuple(self.left), self.partitions, self.is_strict, self.terms.allows_older)
 
 
 class Sources:
@@ -144,7 +158,10 @@ class Sources:
         self._by_name = {source.name: source for source in stores}
         self._random = random
         self._waiting = waiting
-        self._waits: dict[asyncio.Future[None], Callable[[], bool]] = {}
+        # By need: reads of one partition wait together. An event that nobody waits for any more stays until it is met.
+        self._waits: dict[_Need, asyncio.Event] = {}
+        for source in self.stores:
+            source.breaker.on_change = partial(self._wake_by_breaker, source.breaker)
 
     # --- What is known -----------------------------------------------------------------------------------
 
@@ -160,6 +177,7 @@ class Sources:
             self.require(sequence, shard)
         if sequence > source.sequences[partition]:
             self._move(source, sequence, shard)
+            self.wake()
 
     def note_committed(
         self, name: object, sequence: int, partitions: range, now: float, epoch: object = None
@@ -178,6 +196,7 @@ class Sources:
             for partition in partitions:
                 source.shards[partition] = partitions
             self._move(source, sequence, partitions)
+            self.wake()
 
     def note_checkpoints(
         self, source: Source, checkpoints: Sequence[Checkpoint], known: Sequence[int]
@@ -189,6 +208,7 @@ class Sources:
             # A notice that came meanwhile is newer, unless the store has lost commits.
             if sequence < former or sequence > source.sequences[partition]:
                 self._move(source, sequence, (partition,))
+        self.wake()
 
     def _move(self, source: Source, sequence: int, partitions: Iterable[int]) -> None:
         for partition in partitions:
@@ -197,7 +217,6 @@ class Sources:
         if source.has_returned and all(map(ge, source.sequences, self.marks)):
             source.has_returned = False
             source.breaker.retry_now()
-        self.wake()
 
     # --- Reads -------------------------------------------------------------------------------------------
 
@@ -232,37 +251,41 @@ class Sources:
                 source.answered += 1
                 terms.store, terms.sequence = source.name, sequence
                 return source, result
-            finally:
-                # Where this was a probe, others may go on now.
-                self.wake()
 
     async def _choose(self, search: _Search) -> Source:
         """Return the store to ask next: one that has not failed yet if there is any, else after a pause."""
+        has_paused = False
         while True:
-            current = [source for source in search.left if self._may_answer(source, search)]
-            if not current and search.terms.allows_older:
-                usable = [source for source in search.left if source.is_usable]
-                current = sorted(usable, key=lambda source: -min(source.sequences))
-            fresh = [source for source in current if source not in search.failures]
+            able = self._able(search.need)
+            fresh = [source for source in able if source not in search.failures]
             if fresh:
                 return fresh[0]
-            if current:
+            if able:
+                if has_paused:
+                    return able[0]
+                # Meanwhile its breaker may open, or another read probe it: look again.
                 await self._pause(search)
-                return current[0]
+                has_paused = True
+                continue
             if len(search.lacking) == len(search.order):
                 raise next(iter(search.lacking.values()))
             if _now() >= search.terms.deadline:
                 raise self._missing(search)
             await self._wait(search)
 
-    def _may_answer(self, source: Source, search: _Search) -> bool:
-        if not source.is_usable:
-            return False
-        needed, known = self._needed(search), source.sequences
-        return all(known[partition] >= needed[partition] for partition in search.partitions)
+    def _able(self, need: _Need) -> list[Source]:
+        """Return the stores that may answer now, the first one to be asked first."""
+        needed = self._needed(is_strict=need.is_strict)
+        usable = [source for source in need.stores if source.is_usable]
+        current = [
+            source for source in usable if all(source.sequences[at] >= needed[at] for at in need.partitions)
+        ]
+        if current or not need.allows_older:
+            return current
+        return sorted(usable, key=lambda source: -min(source.sequences))
 
-    def _needed(self, search: _Search) -> list[int]:
-        return self.reached if search.is_strict else self.marks
+    def _needed(self, *, is_strict: bool) -> list[int]:
+        return self.reached if is_strict else self.marks
 
     async def _pause(self, search: _Search) -> None:
         failures = search.failed.total()
@@ -276,7 +299,7 @@ class Sources:
         if not behind:
             failed = list(search.failures.values())
             return failed[-1] if failed else StoreUnavailable("no store can be reached")
-        needed = self._needed(search)
+        needed = self._needed(is_strict=search.is_strict)
         return StoreBehind(
             "no store has folded yet what this read needs",
             sequence=max(needed[partition] for partition in search.partitions),
@@ -286,33 +309,27 @@ class Sources:
     # --- Waits -------------------------------------------------------------------------------------------
 
     async def _wait(self, search: _Search) -> None:
-        """Wait until a store may answer: it moves, or may be asked again."""
-
-        def is_met() -> bool:
-            return any(self._may_answer(source, search) for source in search.left)
-
-        # The breakers' clock is the loop's. A probe that is under way ends with `wake`.
-        now, deadline = _now(), search.terms.deadline
-        retries = [it.breaker.retry_at for it in search.left if it.breaker.is_open]
-        probe_at = min((at for at in retries if at > now), default=deadline)
+        """Wait until a store may answer, or the deadline."""
+        need = search.need
         async with self._waiting():
-            if is_met():
+            if self._able(need):
                 return
-            waiting = asyncio.get_running_loop().create_future()
-            self._waits[waiting] = is_met
-            try:
-                async with asyncio.timeout_at(min(probe_at, deadline)):
-                    await waiting
-            except TimeoutError:
-                pass
-            finally:
-                del self._waits[waiting]
+            met = self._waits.setdefault(need, asyncio.Event())
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(search.terms.deadline):
+                    await met.wait()
 
     def wake(self) -> None:
         """End the waits for a store that may answer now."""
-        for waiting, is_met in self._waits.items():
-            if not waiting.done() and is_met():
-                waiting.set_result(None)
+        for need in [need for need in self._waits if self._able(need)]:
+            self._waits.pop(need).set()
+
+    def _wake_by_breaker(self, breaker: Breaker) -> None:
+        """End the waits that may go on now, and, where it is open, after its pause. Its clock is the loop's."""
+        self.wake()
+        if breaker.is_open and breaker.retry_at > _now():
+            # The loop's timers may be early by a part of a millisecond: then this waits again.
+            asyncio.get_running_loop().call_at(breaker.retry_at, self._wake_by_breaker, breaker)
 
 
 def _now() -> float:
