@@ -60,6 +60,10 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def reset_logging() -> Iterator[None]:
-    """Undo what a command that ran in this process configured: its standard error is closed after the test."""
+    """Undo what a command that ran in this process configured: its standard error is closed after the test.
+
+    Fields that a test bound to its log lines are removed: the tests after it would have them too.
+    """
     yield
     structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
