@@ -271,6 +271,8 @@ def test_an_empty_result_of_a_known_name_is_not_an_error(refold):
     refold("put", "hollow/known", "1")
     assert printed(refold("list", "hollow", "--prefix", "z", "--json")) == []
     assert printed(refold("history", "hollow/known", "--after", "9", "--json")) == []
+    empty = refold("history", "hollow/known", "--after", "9")
+    assert (empty.code, empty.out, empty.err) == (0, "", "none\n")
     assert printed(refold("rejections", "hollow/known", "--json")) == []
     refold("patch", "hollow/refused", '[{"op": "test", "path": "/a", "value": 2}]')
     assert printed(refold("history", "hollow/refused", "--json")) == []

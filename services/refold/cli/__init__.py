@@ -52,7 +52,9 @@ COMMANDS: Final = {
     "rejections": Entry(
         "read", "Read", "Print rejected events of a document, a namespace or all, newest first."
     ),
-    "conflicts": Entry("read", "Read", "Print what came of a document's stale events, oldest first."),
+    "conflicts": Entry(
+        "read", "Read", "Print a document's conflicts and how each was resolved, oldest first."
+    ),
     "export": Entry("transfer", "Read", "Export a namespace as JSON lines, all as of one moment."),
     "status": Entry("operate", "Operate", "Print the system's state, addresses and lag."),
     "top": Entry(
@@ -96,6 +98,14 @@ PASSES_OPTIONS_ON: Final = frozenset({"psql"})
 """Commands whose unknown options are arguments of the program that they start."""
 
 
+METAVARS: Final = {str: "TEXT", int: "N", float: "NUMBER", Path: "PATH", bool: ""}
+"""What help shows for an option that has no name for its value; an option without a value shows nothing."""
+
+
+def _show_no_type(ctx: Any) -> None:  # noqa: ARG001 - typer's signature
+    return None
+
+
 class PlainTypes:
     """Converts the parameters of a command or group without pydantic, where that is simple.
 
@@ -111,6 +121,11 @@ class PlainTypes:
             is_checked_path = kind is Path and (info.exists or not info.dir_okay)
             if parameter.nargs == 1 and not parameter.multiple and not is_checked_path:
                 parameter._runtime_param = PlainType(kind, info)  # noqa: SLF001
+            if parameter.param_type_name == "argument":
+                # Beside its name, its type says nothing.
+                parameter.display_type_rich = _show_no_type
+            elif parameter.metavar is None and kind in METAVARS:
+                parameter.metavar = METAVARS[kind]
         return parameters
 
 

@@ -66,7 +66,7 @@ def verify(
 ) -> None:
     """Replay the log and compare the whole projection with it.
 
-    Documents, pages, journal, rejections and hash chains are compared; a difference is exit code 1. With --independent,
+    Documents, their history, rejections and hash chains are compared; a difference is exit code 1. With --independent,
     only states, versions and numbers of events are compared, and the output says which decisions were judged.
     """
     from refold.audit.independent import Coverage

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from refold.cli import PlainCommand
 from refold.cli.options import (
     DataOption,
     JsonOption,
@@ -220,7 +221,7 @@ async def create(
 
 log = typer.Typer(name="log", no_args_is_help=True)
 log.callback(help="Create the log.")(lambda: None)
-log.command("create")(make_command(create))
+log.command("create", cls=PlainCommand)(make_command(create))
 
 
 def _postgres_url(system: System) -> str:
@@ -394,4 +395,4 @@ bench = typer.Typer(
     "Events go to the namespace `bench`, so do not use a system that matters.",
 )
 for _command in (append, live, latency, read, travel):
-    bench.command(_command.__name__)(make_command(_command))
+    bench.command(_command.__name__, cls=PlainCommand)(make_command(_command))

@@ -121,7 +121,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     names = [columns[place] for place in shown]
     cells = [[printable(row[place]) for place in shown] for row in rows]
     if not rows:
-        note("none")
+        say("none", "dim", is_error=True)
     elif sys.stdout.isatty():
         _print_rich(names, cells)
     else:

@@ -237,7 +237,7 @@ async def conflicts(
     is_reversed: Annotated[bool, typer.Option("--reverse", help="Newest first.")] = False,
     limit: LimitOption = ITEMS,
 ) -> None:
-    """Print what came of a document's stale events, oldest first.
+    """Print a document's conflicts and how each was resolved, oldest first.
 
     OTHERS are the versions that an event was in conflict with, with their authors.
     """

@@ -24,7 +24,14 @@ SHOWN_CHANGES: Final = 5
 SHOWN_OPERATIONS: Final = 6
 SHOWN_VERSIONS: Final = 20
 PANEL: Final = "Settings: each is also a REFOLD_… variable"
-_METAVARS: Final = {"bytes": "BYTES", "seconds": "SECONDS", "port": "PORT", "url": "URL", "max": "N"}
+_METAVARS: Final = {
+    "data": "DIR",
+    "bytes": "BYTES",
+    "seconds": "SECONDS",
+    "port": "PORT",
+    "url": "URL",
+    "max": "N",
+}
 
 FOLD: Final = (
     "cache_bytes_max",
@@ -65,11 +72,13 @@ def _option(name: str) -> Any:
     setting = Settings.model_fields[name]
     kinds = get_args(setting.annotation) or (setting.annotation,)
     is_flag, is_repeated = bool in kinds, name == "stores"
+    has_default = setting.default not in (None, "", False)
     option = typer.Option(
         flag_of(name),
-        help=setting.description,
+        help=f"{setting.description} Default: {setting.default}" if has_default else setting.description,
         metavar=None if is_flag else _metavar(name, setting.annotation),
-        show_default="" if setting.default is None else str(setting.default),
+        # The option's own default is None: not given.
+        show_default=False,
         rich_help_panel=PANEL,
     )
     return Annotated[(bool if is_flag else list[str] if is_repeated else str) | None, option]

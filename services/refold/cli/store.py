@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from refold.cli import PlainCommand
 from refold.cli.audit import Report, reach_servers
 from refold.cli.errors import REFUSED
 from refold.cli.options import DataOption, Output, make_command
@@ -140,6 +141,6 @@ store = typer.Typer(name="store", no_args_is_help=True)
 store.callback(help="Print the state of each store, compare two of them, and train dictionaries.")(
     lambda: None
 )
-store.command("status")(make_command(status))
-store.command("compare")(make_command(compare))
-store.command("train")(make_command(train))
+store.command("status", cls=PlainCommand)(make_command(status))
+store.command("compare", cls=PlainCommand)(make_command(compare))
+store.command("train", cls=PlainCommand)(make_command(train))

@@ -165,7 +165,7 @@ async def transact(
 ) -> None:
     """Change several documents, all or none.
 
-    FILE has a change for each document: {"doc": "ACME/ORDER-1", "version": 3, "patch": [...]}, or merge, put, delete,
+    FILE has a change for each document: {"doc": "acme/order-1", "version": 3, "patch": [...]}, or merge, put, delete,
     with the version at which the document was read (0: it never existed), and any of type, actor, occurred_at, meta.
     They are a list, {"id": ..., "changes": [...]}, or a line each; all in one namespace.
     """
@@ -192,7 +192,7 @@ def read_changes(argument: str) -> tuple[str | None, list[dict[str, Any]]]:
         given_id, changes = values[0].get("id"), values[0]["changes"]
     for number, change in enumerate(changes):
         if not isinstance(change, dict) or "/" not in str(change.get("doc")):
-            rule = 'a change is an object with a document: {"doc": "ACME/ORDER-1", "version": N, ...}'
+            rule = 'a change is an object with a document: {"doc": "acme/order-1", "version": N, ...}'
             raise Refused("bad_usage", rule, field=f"changes/{number}")
     return given_id, changes
 

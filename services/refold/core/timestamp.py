@@ -74,7 +74,7 @@ def parse_time(text: str, field: str = "at", *, now: int | None = None) -> int:
         is_milliseconds = len(text.partition(".")[0].lstrip("-")) >= _MILLISECONDS_DIGITS
         return _checked(int(Decimal(text) * (_SECOND // 1_000 if is_milliseconds else _SECOND)), text, field)
     if now is None:
-        return parse_rfc3339(text, field)
+        raise _refused(field, text, "RFC 3339 with an offset, a date, or unix seconds or milliseconds")
     if text == "now":
         return now
     if found := _AGO.fullmatch(text):

@@ -155,13 +155,13 @@ class Settings(BaseSettings):
     data: Path = DEFAULT_DATA
     """Data folder of `refold up`."""
     http: _Address = "127.0.0.1:8080"
-    """Where the gateway listens, HOST:PORT; port 0 = any free one, which `refold up` chooses again if it can."""
+    """Where the gateway listens, HOST:PORT; port 0 = any free one, which `refold up` keeps while it is free."""
     probe: _Address = "127.0.0.1:0"
     """Where the projector, alerts and usage answer probes and metrics, HOST:PORT; port 0 as with `http`."""
     nats_port: int = Field(4222, ge=0, le=65_535)
-    """Port of the embedded NATS; 0 = any free one, which is chosen again if it can."""
+    """Port of the embedded NATS; 0 = any free one, which is kept between starts while it is free."""
     postgres_port: int = Field(0, ge=0, le=65_535)
-    """Port of the embedded PostgreSQL; 0 = any free one, which is chosen again if it can."""
+    """Port of the embedded PostgreSQL; 0 = any free one, which is kept between starts while it is free."""
     durability: Literal["fsync", "os"] = "fsync"
     """Embedded log: `fsync` survives power loss, `os` is for throw-away data."""
     log_key: _Key | None = None
@@ -179,7 +179,7 @@ class Settings(BaseSettings):
     nats_admin_url: _NatsUrl | None = None
     """NATS, as the administrator: creates the log at start if there is none."""
     nats_reply_url: _NatsUrl | None = None
-    """NATS, as a user that can only send outcomes and changes: the projector does by it."""
+    """NATS, as a user for the projector, that can only send outcomes and changes."""
     nats_replicas: int = Field(1, ge=1, le=5)
     """Servers of a NATS cluster that store the log, if it is created at start."""
     stores: _Stores | None = None

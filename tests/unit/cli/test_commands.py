@@ -1,5 +1,6 @@
 """The command line: one line and one exit code for every error; foreign text cannot control the terminal."""
 
+import re
 import subprocess
 import sys
 from typing import get_args
@@ -7,7 +8,7 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from refold.cli import COMMANDS, app, errors, load
+from refold.cli import COMMANDS, app, errors, load, main
 from refold.cli.options import read_json
 from refold.cli.output import change_summary, print_table, printable
 from refold.cli.serve import flags
@@ -317,3 +318,13 @@ def completion(**variables):
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(**variables))
     return found.stdout
+
+
+def test_help_names_what_an_option_takes_and_not_a_type_of_python(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    for command in (("put",), ("watch",), ("up",), ("import",), ("store", "train")):
+        monkeypatch.setattr(sys, "argv", ["refold", *command, "--help"])
+        with pytest.raises(SystemExit):
+            main()
+        text = capsys.readouterr().out
+        assert not re.search(r"<(str|bool|int|float|Target|path)|default: \(|\{[A-Z]+\}", text), text

@@ -152,4 +152,4 @@ def test_every_setting_is_an_option_of_a_service():
 def test_an_option_of_a_service_has_the_description_of_its_setting():
     option = make_command(serve.up).__signature__.parameters["commit_events_max"].annotation.__metadata__[0]
     setting = Settings.model_fields["commit_events_max"]
-    assert (option.help, option.show_default) == (setting.description, str(setting.default))
+    assert option.help == f"{setting.description} Default: {setting.default}"
