@@ -132,7 +132,7 @@ async def test_an_undo_of_a_creation_or_a_delete_keeps_what_others_wrote_since()
             for strategy in strategies:
                 refused = await revert(gateway, {"undo": version}, 409, **strategy)
                 assert refused["reason"] == "conflict"
-                assert "last_write_wins" in refused["detail"]
+                assert "last_write_wins" in refused["outcome"]["detail"]
         assert await state(gateway) == {"b": 1}
         # Two whole objects are merged key by key.
         assert (await revert(gateway, {"undo": 2}, Refold_On_Conflict="merge"))["status"] == "merged"

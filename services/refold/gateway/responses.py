@@ -163,6 +163,7 @@ def outcome_response(outcome: dict[str, Json], conflict_hint: str = "") -> Respo
         detail = outcome.get("detail") or f"the fold rejected the event: {decisive['reason']}"
         if conflict_hint and decisive["reason"] == "conflict":
             detail = f"{detail}; {conflict_hint}"
+            outcome = {**outcome, "detail": detail}
         return Problem(409, "rejected", detail, reason=decisive["reason"], outcome=outcome).response()
     status = 201 if decisive["created"] else 200
     return Response(orjson.dumps(outcome), status, {"ETag": tag_of(outcome["version"])}, JSON)
