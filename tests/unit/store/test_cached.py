@@ -7,7 +7,10 @@ import pytest
 
 from refold.core.errors import StoreUnavailable
 from refold.core.history import Clock, Point, Snapshot
+from refold.store.layers.breaker import Breaker
 from refold.store.layers.cached import EPOCH_SECONDS, CachedReader, StateCache
+from refold.store.layers.fallback import FallbackReader
+from refold.store.layers.sources import Source, Sources
 from refold.store.memory import MemoryStore, Tables
 from support.scribe import NAMESPACE
 from support.stores import begin
@@ -29,6 +32,10 @@ class Counted(MemoryStore):
         self.refuse()
         self.reads += 1
         return await super().snapshot_at(*asked)
+
+    async def epoch(self):
+        self.refuse()
+        return await super().epoch()
 
     def refuse(self):
         if self.is_down:
@@ -107,6 +114,26 @@ async def test_another_epoch_empties_the_cache(tables, store, scribe):
     now[0] += EPOCH_SECONDS
     await reader.snapshot_at(NAMESPACE, "a", version(1))
     assert reader.counts.hits == 1
+
+
+async def test_a_store_that_cannot_be_reached_for_a_while_does_not_empty_the_cache_of_several(
+    tables, store, scribe
+):
+    now, other = 0.0, Counted(Tables())
+    made = [
+        Source(name=name, breaker=Breaker(timer=lambda: now, random=lambda: 1.0), reader=each)
+        for name, each in (("first", store), ("other", other))
+    ]
+    reader = CachedReader(FallbackReader(Sources(made, random=lambda: 1.0)), timer=lambda: now)
+    scribe.put("a", {"n": 1})
+    await store.commit(scribe.commit())
+    for other.is_down in (False, True, False):
+        await reader.head(NAMESPACE, "a")
+        now += EPOCH_SECONDS
+    assert store.reads == 1
+    tables.epoch = "rebuilt"
+    await reader.head(NAMESPACE, "a")
+    assert store.reads == 2
 
 
 async def test_a_read_that_began_before_another_epoch_leaves_nothing(tables, store, scribe):

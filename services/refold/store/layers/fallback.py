@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 from refold.core.document import Document
@@ -79,10 +79,14 @@ class FallbackReader:
         return max(read, key=lambda each: min((one.read_sequence for one in each), default=0))
 
     async def epoch(self) -> str:
-        """Join the epochs of the stores that can be reached: what one of them answers is of its own projection."""
-        usable = [source for source in self.sources.stores if source.is_usable]
-        found = await asyncio.gather(*map(self._epoch, usable))
-        return " ".join(found)
+        """Join the stores' epochs: what one of them answers is of its own projection.
+
+        A store that does not answer keeps the epoch that was read last, so that what is cached stays while another
+        store serves all reads. Its epoch is read again when it answers again.
+        """
+        stores = self.sources.stores
+        await asyncio.gather(*map(self._read_epoch, stores))
+        return " ".join(f"{source.name}:{source.epoch}" for source in stores)
 
     async def head(self, namespace: str, document: str, *, known_version: int | None = None) -> Head | None:
         return await self._of_document(
@@ -307,14 +311,12 @@ class FallbackReader:
             lambda store: _while_answering(store, call(store)), partitions, order, is_strict=self._is_strict
         )
 
-    async def _epoch(self, source: Source) -> str:
-        """Read one store's epoch; none where it does not answer, so that it counts as another one then."""
-        assert source.reader is not None
-        try:
-            with source.breaker.call():
-                return f"{source.name}:{await _in_time(source.reader.epoch())}"
-        except StoreError:
-            return f"{source.name}:"
+    async def _read_epoch(self, source: Source) -> None:
+        """Read one store's epoch, where it can be reached."""
+        if source.is_usable:
+            assert source.reader is not None
+            with suppress(StoreError), source.breaker.call():
+                source.epoch = await _in_time(source.reader.epoch())
 
     async def _checkpoints(self, source: Source) -> list[Checkpoint]:
         known = list(source.sequences)

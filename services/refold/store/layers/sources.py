@@ -69,7 +69,8 @@ class Source:
     `sequences` are what is known to be committed, by partition: they go back where the store has lost commits.
     `problem` is why it could not be opened yet.
     `shards` are the partitions that it commits together with each. `answered` counts its answers, `heard_at` is when
-    its projector was heard last, by the loop's clock, and `epochs` are those of its projectors, by first partition.
+    its projector was heard last, by the loop's clock, and `epochs` are those of its projectors, by first partition;
+    `epoch` is that of its projection, read last.
     With `has_returned`, a projector has started since the store last answered.
     """
 
@@ -83,6 +84,7 @@ class Source:
     problem: str | None = None
     retries: int = READ_RETRIES
     epochs: dict[int, object] = field(default_factory=dict)
+    epoch: str = ""
     has_returned: bool = False
 
     @property
