@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,14 @@ from refold.wiring.broker import broker_of, watching_storage_limit
 from refold.wiring.probes import serve_probes
 from refold.wiring.profiling import answering_profiles
 from refold.wiring.servers import broker_clock, connect_to, make_log, open_log, projection_traces
-from refold.wiring.service import Listener, collect_seldom, open_spans, stop_on_signals, unless_stopped
+from refold.wiring.service import (
+    Listener,
+    collect_seldom,
+    open_spans,
+    stop_on_signals,
+    unless_stopped,
+    working,
+)
 from refold.wiring.settings import Settings
 from refold.wiring.store_url import StoreUrl
 from refold.wiring.stores import (
@@ -63,7 +70,7 @@ async def run(settings: Settings) -> None:
         store.refuse_stale(supervisor.required_sequences)
         url = settings.required("nats_url")
         view = partial(view_of, supervisor, store)
-        service = create_service(supervisor, broker_of(url), view=view, when_ended=stop.set)
+        service = create_service(supervisor, broker_of(url), view=view, stop=stop)
         async with service.start_lifespan_context():
             await serve_probes(
                 registry,
@@ -139,24 +146,17 @@ def create_service(
     broker: NatsBroker,
     *,
     view: Callable[[], dict[str, Any]],
-    when_ended: Callable[[], None],
+    stop: asyncio.Event,
 ) -> AsgiFastStream:
-    """Return what answers on NATS and runs the supervisor. `when_ended` is called when that ends, for any reason."""
+    """Return what answers on NATS and runs the supervisor. `stop` is set when that ends, for any reason."""
 
     answer_control(broker, view)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        task = asyncio.create_task(supervisor.run(), name="projector")
-        task.add_done_callback(lambda _: when_ended())
-        try:
+        async with working(supervisor.run(), stop, name="projector"):
             yield
-        finally:
-            task.cancel()
-            # Cancelling is the normal end; an unexpected error is raised.
-            with suppress(asyncio.CancelledError):
-                await task
-            await supervisor.finish()
+        await supervisor.finish()
 
     return AsgiFastStream(broker, logger=None, lifespan=lifespan)
 
