@@ -100,12 +100,12 @@ async def ask_instances(
     """
     found: list[Answer] = []
     owners = {store: [0] * PARTITIONS for store in stores}
-    arrived, nobody, inbox = asyncio.Event(), asyncio.Event(), client.new_inbox()
+    arrived, no_responders, inbox = asyncio.Event(), asyncio.Event(), client.new_inbox()
 
     def take(_: bytes, __: bytes, ___: bytes, body: bytes) -> None:
         if not body:
             # The broker's answer where nothing is subscribed.
-            nobody.set()
+            no_responders.set()
         elif len(found) < ANSWERS_MAX and (answer := read_answer(body)) is not None:
             found.append(answer)
             for store, counts in owners.items():
@@ -119,7 +119,7 @@ async def ask_instances(
                 for subject in (CONTROL_SUBJECT,) if is_quick else (CONTROL_SUBJECT, GATEWAY_SUBJECT):
                     client.write(message_frame(subject.encode(), b"", reply=inbox.encode()))
                 while True:
-                    if is_quick and nobody.is_set():
+                    if is_quick and no_responders.is_set():
                         raise ServiceUnavailable("no projector is running: start one with `refold projector`")
                     whole = [all(counts) for counts in owners.values()]
                     is_complete = all(whole)

@@ -160,7 +160,7 @@ class Sources:
         self._by_name = {source.name: source for source in stores}
         self._random = random
         self._waiting = waiting
-        # By need: reads of one partition wait together. An event that nobody waits for any more stays until it is met.
+        # By need: reads of one partition wait together. An event without waiters stays until it is met.
         self._waits: dict[_Need, asyncio.Event] = {}
         for source in self.stores:
             source.breaker.on_change = partial(self._wake_by_breaker, source.breaker)

@@ -192,7 +192,7 @@ class Pool:
         self._checked.append(connection)
 
     async def _check_again_where_emptied(self, connection: Connection) -> None:
-        """Replace and check all connections if there is no projection: one that is made anew begins at 0."""
+        """Replace and check all connections if there is no projection: a new one begins at 0."""
         assert self._pool is not None
         if not await connection.fetchval(SQL["find_migrations"]):
             self._checked.clear()
