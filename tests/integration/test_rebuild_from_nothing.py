@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import asyncpg
 import httpx
@@ -16,6 +17,7 @@ from refold.audit.rebuild import Listener, Stage, rebuild
 from refold.audit.verify import Listener as Verifying
 from refold.audit.verify import Scope, verify
 from refold.core.errors import LogHole, StoreDiffers
+from refold.embedded import SECRETS
 from refold.log.memory import MemoryLog
 from refold.projector.supervisor import Supervisor
 from refold.store.postgres import PostgresStore, schema
@@ -254,6 +256,26 @@ def test_refold_up_keeps_running_with_a_damaged_projection_and_names_the_repair_
         assert run_refold("verify", "--data", str(up.data)).returncode == 0
     finally:
         up.stop()
+
+
+@pytest.mark.slow
+def test_a_lost_password_of_the_database_is_named_and_its_folder_may_be_moved_away(tmp_path):
+    up = Up.start(tmp_path / "data", "--durability", "os")
+    try:
+        write(up, 1)
+        assert up.stop() == 0
+        (up.data / SECRETS).unlink()
+        refused = Up(up.data, "--http", "127.0.0.1:0", "--nats-port", "0")
+        assert refused.process.wait(60) == 1
+        line = refused.said()[refused.said().rfind("refold: ") :]
+        assert SECRETS in line
+        folder = Path(re.search(r"move (\S+) away", line)[1])
+        folder.rename(tmp_path / "away")
+        up = Up.start(up.data, "--durability", "os")
+        assert httpx.get(f"{up.url}/v1/n/d").json() == {"n": 1}
+    finally:
+        if up.process.poll() is None:
+            up.stop()
 
 
 def write(up, number):

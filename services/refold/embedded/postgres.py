@@ -23,7 +23,7 @@ import asyncpg
 import psutil
 
 from refold.core.errors import ChildFailed, EmbeddedError
-from refold.embedded import write_private
+from refold.embedded import SECRETS, write_private
 from refold.embedded.folder import DataFolder
 from refold.embedded.process import (
     LOOPBACK,
@@ -161,8 +161,10 @@ async def _answers_statements(server: PostgresServer) -> bool | None:
             await _execute(server, "postgres", f"CREATE DATABASE {DATABASE}")
         await _execute(server, DATABASE, "SELECT 1")
     except asyncpg.InvalidPasswordError as error:
-        message = "the password in the data folder is not the one that its database was made with"
-        raise EmbeddedError(message) from error
+        message = f"the password in {SECRETS} is not the one that the database was made with"
+        home = server.child.command.folder.parent
+        repair = f"put that file back, or move {home} away: the projection is then rebuilt from the log"
+        raise EmbeddedError(f"{message}: {repair}") from error
     except (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError):
         return None
     return True
