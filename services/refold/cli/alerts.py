@@ -12,8 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refold.cli import PlainCommand
-from refold.cli.options import Output, make_command
+from refold.cli.options import Output, add_command, make_command
 from refold.cli.output import json_line, say
 from refold.cli.serve import flags
 from refold.core.errors import Refused
@@ -76,4 +75,4 @@ def unless_command(context: typer.Context, **given: Any) -> None:
 
 alerts = typer.Typer(name="alerts")
 alerts.callback(invoke_without_command=True)(unless_command)
-alerts.command("test", cls=PlainCommand)(make_command(send_test))
+add_command(alerts, send_test, "test")

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refold.cli import PlainCommand
 from refold.cli.audit import Report, reach_servers
-from refold.cli.options import DataOption, Output, make_command
+from refold.cli.options import DataOption, Output, add_command
 from refold.cli.output import json_line, print_table, say, working
 
 if TYPE_CHECKING:
@@ -142,4 +141,4 @@ def _say_keys(keys: Keys, output: Output) -> None:
 keys = typer.Typer(name="keys", no_args_is_help=True)
 keys.callback(help="Print and change the keys that stores are encrypted with.")(lambda: None)
 for command in (add, use, status, reencrypt, retire):
-    keys.command(command.__name__, cls=PlainCommand)(make_command(command))
+    add_command(keys, command)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from refold.cli import PlainCommand
 from refold.cli.options import (
     DataOption,
     JsonOption,
     NamespaceArgument,
     Output,
     System,
-    make_command,
+    add_command,
     read_json,
 )
 from refold.cli.output import json_array, json_line, print_table, printable, say, short_time
@@ -221,7 +220,7 @@ async def create(
 
 log = typer.Typer(name="log", no_args_is_help=True)
 log.callback(help="Create the log.")(lambda: None)
-log.command("create", cls=PlainCommand)(make_command(create))
+add_command(log, create)
 
 
 def _postgres_url(system: System) -> str:
@@ -395,4 +394,4 @@ bench = typer.Typer(
     "Events go to the namespace `bench`, so do not use a system that matters.",
 )
 for _command in (append, live, latency, read, travel):
-    bench.command(_command.__name__, cls=PlainCommand)(make_command(_command))
+    add_command(bench, _command)

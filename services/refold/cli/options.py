@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, ge
 
 import typer
 
+from refold.cli import PlainCommand
 from refold.cli.errors import naming_options
 from refold.core.errors import Refused
 from refold.embedded import DEFAULT_DATA, no_system, read_endpoints
@@ -180,6 +181,11 @@ def make_command(function: Callable[..., Any]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def add_command(group: typer.Typer, function: Callable[..., Any], name: str = "") -> None:
+    """Add a command to a group, by default under the function's own name."""
+    group.command(name or function.__name__, cls=PlainCommand)(make_command(function))
 
 
 def _options_of(context: typer.Context) -> dict[str, str]:

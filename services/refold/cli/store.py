@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from refold.cli import PlainCommand
 from refold.cli.audit import Report, reach_servers
 from refold.cli.errors import REFUSED
-from refold.cli.options import DataOption, Output, make_command
+from refold.cli.options import DataOption, Output, add_command
 from refold.cli.output import json_line, print_table, say, working
 
 if TYPE_CHECKING:
@@ -141,6 +140,5 @@ store = typer.Typer(name="store", no_args_is_help=True)
 store.callback(help="Print the state of each store, compare two of them, and train dictionaries.")(
     lambda: None
 )
-store.command("status", cls=PlainCommand)(make_command(status))
-store.command("compare", cls=PlainCommand)(make_command(compare))
-store.command("train", cls=PlainCommand)(make_command(train))
+for command in (status, compare, train):
+    add_command(store, command)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from refold.cli import PlainCommand
-from refold.cli.options import DataOption, Output, make_command, read_time
+from refold.cli.options import DataOption, Output, add_command, read_time
 from refold.cli.output import json_line, note, print_table, working
 from refold.cli.serve import SERVERS, flags
 from refold.core.errors import Refused
@@ -167,5 +166,5 @@ def _name(text: str) -> str:
 
 usage = typer.Typer(name="usage", cls=UsageGroup)
 usage.callback(help="Print what was written in a namespace, counted exactly.")(lambda: None)
-usage.command(SHOW, cls=PlainCommand)(make_command(show))
-usage.command("serve", cls=PlainCommand)(make_command(serve))
+add_command(usage, show, SHOW)
+add_command(usage, serve)

@@ -19,6 +19,8 @@ PARTITIONS: Final = 64
 NAME_CHARS_MAX: Final = 128
 """A namespace, or the token of a document id."""
 
+NAME_RULE: Final = f"1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~"
+
 SYSTEM_NAMESPACE: Final = "_refold"
 GENESIS_DOCUMENT: Final = "log"
 FOLD_DOCUMENT: Final = "fold"
@@ -170,7 +172,7 @@ def check_name(name: str, field: str) -> str:
     """Return the name, or refuse it with the rule."""
     if _is_plain(name):
         return name
-    message = f"a name is 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 _ - : = @ + ~"
+    message = f"a name is {NAME_RULE}"
     raise Refused("bad_name", message, field=field, shape=f"string of {len(name)} characters: {name[:40]!r}")
 
 

@@ -131,8 +131,8 @@ async def start_postgres(
     try:
         return await start_on_port(start, partial(folder.choose_port, "postgres", LOOPBACK, port))
     except ChildFailed as error:
-        message = f"{error.message}\nIf its files are damaged, move {cluster.home} away: "
-        raise ChildFailed(f"{message}the projection is then rebuilt from the log", **error.facts) from error
+        message = f"{error.message}\nIf its files are damaged, {_rebuilding(cluster.home)}"
+        raise ChildFailed(message, **error.facts) from error
 
 
 async def _start(
@@ -162,12 +162,16 @@ async def _answers_statements(server: PostgresServer) -> bool | None:
         await _execute(server, DATABASE, "SELECT 1")
     except asyncpg.InvalidPasswordError as error:
         message = f"the password in {SECRETS} is not the one that the database was made with"
-        home = server.child.command.folder.parent
-        repair = f"put that file back, or move {home} away: the projection is then rebuilt from the log"
+        repair = f"put that file back, or {_rebuilding(server.child.command.folder.parent)}"
         raise EmbeddedError(f"{message}: {repair}") from error
     except (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError):
         return None
     return True
+
+
+def _rebuilding(home: Path) -> str:
+    """Say how to begin with an empty database."""
+    return f"move {home} away: the projection is then rebuilt from the log"
 
 
 def _takes_connections(cluster: Path) -> bool:

@@ -44,8 +44,8 @@ class Announced:
 
     def note(self, partition: int, key: Key, sequence: int) -> None:
         """Remember a sequence, unless a higher one of the document is known."""
-        _raise(self._documents[partition], key, sequence)
-        _raise(self._namespaces[partition], key[0], sequence)
+        _note_highest(self._documents[partition], key, sequence)
+        _note_highest(self._namespaces[partition], key[0], sequence)
         self._last[partition] = max(sequence, self._last[partition])
 
     def forget(self, partition: int, sequence: int) -> int:
@@ -70,7 +70,7 @@ class Announced:
         return [(partition, last.get(namespace, 0)) for partition, last in enumerate(self._namespaces)]
 
 
-def _raise(highest: dict[_Key, int], key: _Key, sequence: int) -> None:
+def _note_highest(highest: dict[_Key, int], key: _Key, sequence: int) -> None:
     """Remember a sequence, unless a higher one is known, at the end of the order."""
     if sequence > highest.get(key, 0):
         highest.pop(key, None)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from refold.core.errors import Refused, ServiceUnavailable
 
@@ -22,6 +23,8 @@ SUBSCRIPTIONS_MAX: Final = 64
 
 INTERVALS: Final = (0, 50, 100, 250, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
 """Milliseconds between two messages of a subscription; what is asked for is rounded up to one of them."""
+
+Result = TypeVar("Result")
 
 _CURSOR: Final = re.compile(r"([0-9a-f]{8})([-@])(\d{1,18})", re.ASCII)
 
@@ -188,3 +191,11 @@ def log_name(log_id: str) -> str:
 def rounded_interval(milliseconds: int) -> int:
     """Round an interval up to one of `INTERVALS`; the longest for more."""
     return next((each for each in INTERVALS if each >= milliseconds), INTERVALS[-1])
+
+
+def start_shared(work: Coroutine[Any, Any, Result], *, name: str) -> asyncio.Task[Result]:
+    """Start work that several requests wait for.
+
+    It is not in the context of the request that is first: the end of that one, and its permits, are not the others'.
+    """
+    return asyncio.create_task(work, name=name, context=Context())

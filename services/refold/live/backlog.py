@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from contextvars import Context
 from typing import Final, NamedTuple
 
 from refold.core.errors import LogUnavailable
 from refold.core.fold import NEWEST
 from refold.core.stream import Route, document_of
 from refold.history import notice_of
+from refold.live import start_shared
 from refold.live.ring import Noted
 from refold.live.watched import Change
 from refold.log import OUTLINES_MAX, EventLog, Outline
@@ -115,8 +115,7 @@ class Backlog:
         """Return a block's outlines, as far as the log has them; concurrent readers share one request."""
         task = self._blocks.get(first)
         if task is None:
-            task = asyncio.create_task(self._load(first), name="live-outlines", context=Context())
-            self._blocks[first] = task
+            task = self._blocks[first] = start_shared(self._load(first), name="live-outlines")
             task.add_done_callback(lambda done: self._keep(first, done))
         else:
             self._blocks.move_to_end(first)

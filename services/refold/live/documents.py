@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Hashable
-from contextvars import Context
 from functools import partial
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from refold.core.errors import Refused, TimedOut
 from refold.core.history import NEVER, Clock, Point, Snapshot
-from refold.live import Cursor, LiveFull, Mode, Subscription
+from refold.live import Cursor, LiveFull, Mode, Subscription, start_shared
 from refold.live.changes import ChangesQuery
 from refold.live.fanout import Entry, Shared, Stream
 from refold.live.pattern import Pattern
@@ -160,9 +159,7 @@ class DocumentSubscriptions:
         if (made := self._replays.get(place)) is not None and made.document.version > after:
             return made
         if place not in self._loading:
-            # Not in the context of the request that is first: its end is not that of the others.
-            loading = self._load(key, asked, after)
-            task = asyncio.get_running_loop().create_task(loading, name="live-replay", context=Context())
+            task = start_shared(self._load(key, asked, after), name="live-replay")
             self._loading[place] = task
             task.add_done_callback(lambda _: self._loading.pop(place))
         made = self._replays[place] = await asyncio.shield(self._loading[place])

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextvars import Context
 from functools import partial
 from typing import Final, Protocol
 from weakref import finalize
 
 from refold.core.errors import LogUnavailable, Refused, StoreUnavailable, TimedOut
 from refold.core.stream import check_name, is_printable
-from refold.live import Cursor, LiveFull, Mode, Subscription
+from refold.live import Cursor, LiveFull, Mode, Subscription, start_shared
 from refold.live.backlog import PART_BYTES_MAX, Backlog
 from refold.live.fanout import Entry, Shared, Stream
 from refold.live.query import UNKNOWN
@@ -115,9 +114,7 @@ class NamespaceSubscriptions:
         place = query.key, after
         task = self._loading.get(place)
         if task is None:
-            # Not in the context of the request that is first: its end is not that of the others.
-            task = asyncio.create_task(self._read(query, after), name="live-backlog", context=Context())
-            self._loading[place] = task
+            task = self._loading[place] = start_shared(self._read(query, after), name="live-backlog")
             task.add_done_callback(lambda _: self._loading.pop(place))
         try:
             return await asyncio.shield(task)

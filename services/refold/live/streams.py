@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
-from contextvars import Context
 from typing import Final
 
 from refold.core.errors import Refused
-from refold.live import SUBSCRIPTIONS_MAX, Frame, LiveFull, Sink, Subscription, read_cursor
+from refold.live import SUBSCRIPTIONS_MAX, Frame, LiveFull, Sink, Subscription, read_cursor, start_shared
 from refold.live.documents import DocumentSubscriptions
 from refold.live.fanout import RETRY_SECONDS, FeedPosition, Stream
 from refold.live.namespace import NamespaceSubscriptions
@@ -105,8 +104,7 @@ class Live:
 
     def start(self, work: Coroutine[None, None, None]) -> None:
         """Run something beside the passes."""
-        # Not in the context of the request that opened the stream, which may have ended.
-        task = asyncio.get_running_loop().create_task(work, name="live-work", context=Context())
+        task = start_shared(work, name="live-work")
         self._works.add(task)
         task.add_done_callback(self._works.discard)
 

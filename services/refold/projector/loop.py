@@ -319,7 +319,7 @@ class ShardLoop:
             else:
                 self._fold_state.skip(record, where)
 
-    def _note(self, step: Step, where: Route, trace: bytes = b"") -> None:
+    def _note(self, step: Step, where: Route, trace: bytes) -> None:
         """Keep the outcome and the change of an event until they are sent, with the header lines of its trace."""
         reply, change = reply_notice(where, step), change_notice(where, step)
         if reply is not None:

@@ -46,7 +46,7 @@ class Traced(NamedTuple):
 class EventTraces:
     """The spans of one loop. Times are the broker's, as far as they can be known here.
 
-    While events are folded only what their spans need is kept. The spans are made at the next commit, all at once:
+    While events are folded only what their spans need is kept. Their spans are made at their commit, all at once:
     one by one, between other work, they take several times as long.
     """
 
@@ -56,7 +56,6 @@ class EventTraces:
         self._now = now
         self._store = store
         self._unsent: list[Traced] = []
-        self._folded: list[Traced] = []
         self._sent: list[tuple[Traced, int]] = []
         self._over = 0
         self._received_at = 0
@@ -91,7 +90,6 @@ class EventTraces:
         event = Traced(parent.child(), parent, entry, where, self._received_at, self._now())
         traced.append(event)
         self._unsent.append(event)
-        self._folded.append(event)
         return event.process.header_lines
 
     def send(self, *, is_sent: bool) -> None:
@@ -102,19 +100,18 @@ class EventTraces:
         self._unsent.clear()
 
     def commit(self, traced: list[Traced], seconds: float, sizes: tuple[int, int, int]) -> None:
-        """Record the spans of what was folded and sent since the last call, and those of a commit.
+        """Record the spans of a commit's events, and those of the notices that were sent since the last call.
 
         `commit` is below each event's `process`, and for several events also a root that links to all of them.
         `seconds` is how long it took until now, `sizes` are its events, documents and bytes.
         """
         if self._over:
             self._spans.count_over_limit(self._over * EVENT_SPANS)
-        folded, sent = self._folded, self._sent
-        self._folded, self._sent, self._over = [], [], 0
-        for event in folded:
+        for event in traced:
             self._spans.record(_process(event))
-        for event, sent_at in sent:
+        for event, sent_at in self._sent:
             self._spans.record(_notify(event, sent_at))
+        self._sent, self._over = [], 0
         if not traced:
             return
         now = self._now()

@@ -20,7 +20,7 @@ from refold.core.document import Document, Limits
 from refold.core.envelope import open_envelope
 from refold.core.errors import Refused, StoreDamaged
 from refold.core.history import NEVER, Clock, Entry, Point, Segment, Snapshot
-from refold.core.stream import Record, Route, ShardCheckpoint, check_document
+from refold.core.stream import NAME_RULE, Record, Route, ShardCheckpoint, check_document
 from refold.core.timestamp import TIME_MAX_NANOSECONDS
 
 ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -37,8 +37,6 @@ STATE_LAG_SECONDS: Final = 1.0
 
 REBUILD_LOCK_SECONDS: Final = 5
 """The longest that a rebuild waits for the live projection's locks and lease."""
-
-_NAME_RULE: Final = "1 to 128 of A-Z a-z 0-9 _ - : = @ + ~ in a name; all else of a document id escaped (%20)"
 
 NEEDS_RESOLUTION: Final = "needs_resolution"
 """The reason of a rejection that a resolver decides on: it is open until an accepted event `resolves` it."""
@@ -200,7 +198,8 @@ class Rejection(NamedTuple):
     def unroutable(cls, where: Route, record: Record, recorded_at: int) -> Self:
         """Make the rejection of an event whose subject names no document; its record has the author's headers only."""
         names = b".".join(record.subject.rsplit(b".", 2)[-2:])[:200].decode("latin-1")
-        detail = f"state.{names.encode('unicode_escape').decode()}: {_NAME_RULE}"
+        shown = names.encode("unicode_escape").decode()
+        detail = f"state.{shown}: {NAME_RULE} in a name; all else of a document id escaped (%20)"
         return cls("", "", where.partition, record.sequence, recorded_at, where.reason, detail, b"{}", record)
 
 

@@ -167,8 +167,15 @@ class _Import:
         for line in lines:
             if line.number >= self.end_line:
                 break
-            options = {"is_dry": self.is_dry, "takes_older": self.takes_older}
-            plans.append(plan(line, self.heads, self.digest, attempt=attempt, **options))
+            planned = plan(
+                line,
+                self.heads,
+                self.digest,
+                attempt=attempt,
+                is_dry=self.is_dry,
+                takes_older=self.takes_older,
+            )
+            plans.append(planned)
             if plans[-1].refusal is not None and self.stops_on_error:
                 break
             await asyncio.sleep(0)

@@ -148,9 +148,11 @@ async def _context(settings: Settings) -> AsyncIterator[tuple[Context, Feed]]:
         if sources is not None:
             # A gateway before this one may have answered from any of it.
             sources.require(info.last_sequence, ALL_PARTITIONS)
-        metrics, past = LiveMetrics(registry), ConsistentReader(newest, History(newest), consistency)
-        feed = Feed(notices, newest, past, consistency, metrics)
-        live = _live(settings, feed, past, Backlog(log, newest), consistency, log_name(info.log_id), metrics)
+        metrics, consistent = LiveMetrics(registry), ConsistentReader(newest, History(newest), consistency)
+        feed = Feed(notices, newest, consistent, consistency, metrics)
+        live = _live(
+            settings, feed, consistent, Backlog(log, newest), consistency, log_name(info.log_id), metrics
+        )
         context = Context(
             log=log,
             store=reader,

@@ -268,6 +268,15 @@ async def test_a_regular_audit_does_not_count_what_may_still_come(monkeypatch: p
         assert (world.count("audit_behind_total"), world.count("gaps_total")) == (0, 0)
 
 
+async def restore_older(world: World) -> None:
+    """Restore the log from an older copy, of which nothing is folded yet."""
+    world.log = MemoryLog("log-1")
+    await world.write("a", {"put": "old"})
+    for name in ("checkpoints", "documents"):
+        getattr(world.tables, name).clear()
+    world.tables.log_id = None
+
+
 async def test_a_projection_that_went_back_is_followed() -> None:
     async with feeding() as world:
         async with world.projecting():
@@ -275,12 +284,7 @@ async def test_a_projection_that_went_back_is_followed() -> None:
             for _ in range(3):
                 await world.write("a")
             await until(lambda: is_current(world, document))
-        # The log was restored from an older copy, and folded anew.
-        world.log = MemoryLog("log-1")
-        await world.write("a", {"put": "old"})
-        for name in ("checkpoints", "documents"):
-            getattr(world.tables, name).clear()
-        world.tables.log_id = None
+        await restore_older(world)
         async with world.projecting():
             await until(lambda: document.version == 1)
             assert document.state() == "old"
@@ -296,12 +300,7 @@ async def test_a_change_that_comes_while_a_document_begins_again_is_kept(
             for _ in range(3):
                 await world.write("a")
             await until(lambda: is_current(world, document))
-        # The log was restored from an older copy, and folded anew.
-        world.log = MemoryLog("log-1")
-        await world.write("a", {"put": "old"})
-        for name in ("checkpoints", "documents"):
-            getattr(world.tables, name).clear()
-        world.tables.log_id = None
+        await restore_older(world)
         read, is_answered, is_read = world.store.head, asyncio.Event(), asyncio.Event()
 
         async def head(*key: str) -> Head | None:

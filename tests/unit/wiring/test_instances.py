@@ -1,4 +1,4 @@
-"""How often a gateway's readiness probes ask the projectors, and what they are told."""
+"""How often a gateway's readiness probes ask the projectors, and what they find."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ HALVES = [
 ]
 
 
+@pytest.fixture
+async def projector(nats_urls: dict[str, str]) -> AsyncIterator[Client]:
+    async with connected(nats_urls["projector"], "p") as client:
+        yield client
+
+
+@pytest.fixture
+async def gateway(nats_urls: dict[str, str]) -> AsyncIterator[Client]:
+    async with connected(nats_urls["gateway"], "g") as client:
+        yield client
+
+
 @asynccontextmanager
 async def answering(client: Client, answers: list[dict[str, str]]) -> AsyncIterator[list[str]]:
     """Answer as projectors within the block; yield the subjects that were asked."""
@@ -45,39 +57,31 @@ async def answering(client: Client, answers: list[dict[str, str]]) -> AsyncItera
 
 
 async def test_probes_at_once_and_within_a_second_ask_the_projectors_once(
-    nats_urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    projector: Client, gateway: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(instances, "OWNED_SECONDS", 60.0)
-    async with (
-        connected(nats_urls["projector"], "p") as projector,
-        connected(nats_urls["gateway"], "g") as own,
-        answering(projector, HALVES) as asked,
-    ):
-        check = OwnersCheck(own, [""])
+    async with answering(projector, HALVES) as asked:
+        check = OwnersCheck(gateway, [""])
         await asyncio.gather(*(check.check() for _ in range(100)))
         await check.check()
         assert asked == [CONTROL_SUBJECT]
         monkeypatch.setattr(instances, "OWNED_SECONDS", 0.0)
-        later = OwnersCheck(own, [""])
+        later = OwnersCheck(gateway, [""])
         await later.check()
         await later.check()
         assert asked == [CONTROL_SUBJECT] * 3
 
 
-async def test_a_lack_of_owners_is_told_and_not_kept(
-    nats_urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+async def test_a_lack_of_owners_is_reported_and_not_kept(
+    projector: Client, gateway: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(instances, "LACKING_SECONDS", 0.02)
-    async with (
-        connected(nats_urls["projector"], "p") as projector,
-        connected(nats_urls["gateway"], "g") as own,
-    ):
-        check = OwnersCheck(own, [""])
-        with pytest.raises(ServiceUnavailable, match="no projector is running"):
+    check = OwnersCheck(gateway, [""])
+    with pytest.raises(ServiceUnavailable, match="no projector is running"):
+        await check.check()
+    answers = HALVES[:1]
+    async with answering(projector, answers):
+        with pytest.raises(ServiceUnavailable, match="32 of 64 partitions have no projector"):
             await check.check()
-        answers = HALVES[:1]
-        async with answering(projector, answers):
-            with pytest.raises(ServiceUnavailable, match="32 of 64 partitions have no projector"):
-                await check.check()
-            answers += HALVES[1:]
-            await check.check()
+        answers += HALVES[1:]
+        await check.check()
